@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * The ABI of the emulated device that tests device-exclusive memory
+ *
+ * An open file of /dev/devexclN is a *context*: the device's view of the
+ * address space (mm) of the task that opened it. All addresses and lengths
+ * are bytes in that address space; a page is DEVEXCL_INFO's page_size.
+ *
+ * Every ioctl takes a structure that begins with
+ *
+ *	__u32 size;	what the caller was compiled with: sizeof(struct)
+ *	__u32 flags;	DEVEXCL_<IOCTL>_*, unknown bits are -EINVAL
+ *
+ * A structure that is larger than the kernel's is accepted if the surplus is
+ * zero. Reserved fields must be zero. Output fields are written also when the
+ * call fails half way, so that progress is never lost: like read(2), a call
+ * that did part of its work returns 0 and says how much, and the next call,
+ * which begins where this one stopped, returns the error.
+ *
+ * Errors that every ioctl can return:
+ *
+ *	ENOTTY	unknown ioctl number
+ *	EFAULT	the structure (or an array it points to) is not readable and
+ *		writable
+ *	EINVAL	size too small, unknown flag, reserved field not zero, bad value
+ *	E2BIG	size larger than the kernel knows, and the surplus is not zero
+ *	EPERM	the caller's address space is not the one that the context is
+ *		bound to (all ioctls but INFO and STATS)
+ *	ESRCH	the context's address space is gone (likewise)
+ *	EINTR	a signal came before any progress was made
+ *	ENOMEM	out of memory, or over the limit of the memory cgroup
+ *
+ * Errors of ioctls that take a range of pages (addr, length):
+ *
+ *	EINVAL		addr or length is not a multiple of the page size, or
+ *			length is zero
+ *	EOVERFLOW	addr + length wraps around
+ *	ENXIO		the range is not inside one mirrored range
+ */
+#ifndef _UAPI_LINUX_TEST_DEVEXCL_H
+#define _UAPI_LINUX_TEST_DEVEXCL_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define DEVEXCL_ABI_VERSION	1
+
+#define DEVEXCL_IOC_TYPE	0xde
+
+#define DEVEXCL_INFO		_IO(DEVEXCL_IOC_TYPE, 0x00)
+#define DEVEXCL_MIRROR		_IO(DEVEXCL_IOC_TYPE, 0x01)
+#define DEVEXCL_UNMIRROR	_IO(DEVEXCL_IOC_TYPE, 0x02)
+#define DEVEXCL_ACQUIRE		_IO(DEVEXCL_IOC_TYPE, 0x03)
+#define DEVEXCL_RELEASE		_IO(DEVEXCL_IOC_TYPE, 0x04)
+#define DEVEXCL_ATOMIC		_IO(DEVEXCL_IOC_TYPE, 0x05)
+#define DEVEXCL_COPY		_IO(DEVEXCL_IOC_TYPE, 0x06)
+#define DEVEXCL_QUERY		_IO(DEVEXCL_IOC_TYPE, 0x07)
+#define DEVEXCL_STATS		_IO(DEVEXCL_IOC_TYPE, 0x08)
+#define DEVEXCL_INJECT		_IO(DEVEXCL_IOC_TYPE, 0x09)
+
+/**
+ * enum devexcl_cause - why an MMU notifier was called
+ * @DEVEXCL_CAUSE_UNMAP: munmap(), mremap(), or a new mapping over an old one
+ * @DEVEXCL_CAUSE_CLEAR: the entry is cleared or replaced: madvise(), COW,
+ *	reclaim, migration, fork, and from Linux 6.15 on a CPU fault on a
+ *	device-exclusive entry
+ * @DEVEXCL_CAUSE_PROTECTION_VMA: mprotect() and relatives
+ * @DEVEXCL_CAUSE_PROTECTION_PAGE: protection of single pages: fork, KSM
+ * @DEVEXCL_CAUSE_SOFT_DIRTY: soft-dirty bits are being cleared
+ * @DEVEXCL_CAUSE_RELEASE: the address space goes away
+ * @DEVEXCL_CAUSE_MIGRATE: migration to device memory
+ * @DEVEXCL_CAUSE_EXCLUSIVE: a device makes the entry device-exclusive; up to
+ *	Linux 6.14 also (with no owner) a CPU fault on a device-exclusive entry
+ * @DEVEXCL_CAUSE_OTHER: an event that this version does not know
+ * @DEVEXCL_CAUSE_NR: number of causes
+ *
+ * The numbers are the ABI's own and do not follow the kernel's.
+ */
+enum devexcl_cause {
+	DEVEXCL_CAUSE_UNMAP		= 0,
+	DEVEXCL_CAUSE_CLEAR		= 1,
+	DEVEXCL_CAUSE_PROTECTION_VMA	= 2,
+	DEVEXCL_CAUSE_PROTECTION_PAGE	= 3,
+	DEVEXCL_CAUSE_SOFT_DIRTY	= 4,
+	DEVEXCL_CAUSE_RELEASE		= 5,
+	DEVEXCL_CAUSE_MIGRATE		= 6,
+	DEVEXCL_CAUSE_EXCLUSIVE		= 7,
+	DEVEXCL_CAUSE_OTHER		= 8,
+	DEVEXCL_CAUSE_NR		= 9,
+};
+
+/*
+ * Capabilities of the kernel under the device (struct devexcl_info.caps).
+ * Tests ask for these and never for a version number.
+ */
+/* The kernel names the reason of a refusal; else it is guessed afterwards. */
+#define DEVEXCL_CAP_ERRNO		(1ULL << 0)
+/* Any page of a large folio can be acquired, not only the first one. */
+#define DEVEXCL_CAP_LARGE_FOLIO		(1ULL << 1)
+/* Acquiring a page of a large folio leaves the folio's other pages alone. */
+#define DEVEXCL_CAP_SINGLE_PTE		(1ULL << 2)
+/* A device-exclusive entry counts as a mapping of the folio. */
+#define DEVEXCL_CAP_MAPCOUNT		(1ULL << 3)
+/* A contended folio is waited for; else acquiring it fails with EBUSY. */
+#define DEVEXCL_CAP_WAITS		(1ULL << 4)
+
+/**
+ * struct devexcl_info - DEVEXCL_INFO: what device and kernel can do
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @abi_version: out: DEVEXCL_ABI_VERSION of the module
+ * @device: out: number of this device, N of /dev/devexclN
+ * @ndevices: out: number of devices
+ * @page_size: out: bytes
+ * @max_mirrors: out: mirrored ranges a context can have
+ * @max_events: out: event records that a context can hold unread
+ * @max_gap_ns: out: longest gap of an atomic operation, nanoseconds
+ * @restore_cause: out: &enum devexcl_cause that a CPU fault on a
+ *	device-exclusive entry is announced with
+ * @caps: out: DEVEXCL_CAP_*
+ * @ops: out: bit n is set if &enum devexcl_op n is known
+ * @broken: out: DEVEXCL_BROKEN_* modes that DEVEXCL_INJECT knows
+ */
+struct devexcl_info {
+	__u32 size;
+	__u32 flags;
+	__u32 abi_version;
+	__u32 device;
+	__u32 ndevices;
+	__u32 page_size;
+	__u32 max_mirrors;
+	__u32 max_events;
+	__u32 max_gap_ns;
+	__u32 restore_cause;
+	__aligned_u64 caps;
+	__aligned_u64 ops;
+	__aligned_u64 broken;
+};
+
+/* Do not put the notifier calls that we caused ourselves into the stream. */
+#define DEVEXCL_MIRROR_QUIET		(1U << 0)
+
+/**
+ * struct devexcl_mirror - DEVEXCL_MIRROR, DEVEXCL_UNMIRROR: a mirrored range
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_MIRROR_*; must be 0 for DEVEXCL_UNMIRROR
+ * @addr: in: first byte
+ * @length: in: bytes
+ * @id: out: number of the mirror, which its events carry
+ * @reserved: must be 0
+ *
+ * A range may be mirrored before anything is mapped there. Before UNMIRROR
+ * returns, the device has let go of all pages in the range.
+ *
+ * MIRROR: EFAULT if the range leaves the user's address space, EEXIST if it
+ * overlaps another mirror of this context, ENOSPC if there are max_mirrors.
+ * UNMIRROR: ENXIO if there is no mirror of exactly this range.
+ */
+struct devexcl_mirror {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__u32 id;
+	__u32 reserved;
+};
+
+/**
+ * struct devexcl_acquire - DEVEXCL_ACQUIRE: make pages device-exclusive
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @addr: in: first byte
+ * @length: in: bytes
+ * @status: in: pointer to an array of one __s32 a page, or 0. Out: 0 for each
+ *	page that the device now holds, else the negative errno
+ * @done: out: pages dealt with, from the first on; valid entries of @status
+ * @acquired: out: pages that the device holds of those
+ *
+ * Pages are taken one after the other, in order. Without @status the call
+ * stops at the first page that it cannot get; with @status it notes the error
+ * and goes on. A page that this context holds already is left as it is, and
+ * counts as acquired.
+ *
+ * Errors of a page:
+ *
+ *	EFAULT		not mapped, not writable, or of a kind that cannot be
+ *			looked up (PFN mapping, guard, kernel memory)
+ *	EOPNOTSUPP	not anonymous memory of the ordinary kind (file, shmem,
+ *			hugetlb), or a page of a large folio that this kernel
+ *			cannot take
+ *	EBUSY		the folio was locked, or its mapping would not settle
+ *	EHWPOISON	the page is poisoned
+ */
+struct devexcl_acquire {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 status;
+	__aligned_u64 done;
+	__aligned_u64 acquired;
+};
+
+/**
+ * struct devexcl_release - DEVEXCL_RELEASE: the device lets go by itself
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @addr: in: first byte
+ * @length: in: bytes
+ * @released: out: pages that the device held exclusively and let go
+ *
+ * The CPU finds such a page at its next touch. Ordinary device mappings in
+ * the range are dropped as well.
+ */
+struct devexcl_release {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 released;
+};
+
+/**
+ * enum devexcl_op - atomic operations
+ * @DEVEXCL_OP_ADD: old + operand
+ * @DEVEXCL_OP_SUB: old - operand
+ * @DEVEXCL_OP_AND: old & operand
+ * @DEVEXCL_OP_OR: old | operand
+ * @DEVEXCL_OP_XOR: old ^ operand
+ * @DEVEXCL_OP_XCHG: operand
+ * @DEVEXCL_OP_CMPXCHG: old == compare ? operand : old
+ * @DEVEXCL_OP_UMIN: unsigned minimum of old and operand
+ * @DEVEXCL_OP_UMAX: unsigned maximum
+ * @DEVEXCL_OP_SMIN: signed minimum
+ * @DEVEXCL_OP_SMAX: signed maximum
+ * @DEVEXCL_OP_INC_WRAP: old >= operand ? 0 : old + 1, unsigned
+ * @DEVEXCL_OP_DEC_WRAP: old == 0 || old > operand ? operand : old - 1,
+ *	unsigned
+ * @DEVEXCL_OP_NR: number of operations
+ */
+enum devexcl_op {
+	DEVEXCL_OP_ADD		= 0,
+	DEVEXCL_OP_SUB		= 1,
+	DEVEXCL_OP_AND		= 2,
+	DEVEXCL_OP_OR		= 3,
+	DEVEXCL_OP_XOR		= 4,
+	DEVEXCL_OP_XCHG		= 5,
+	DEVEXCL_OP_CMPXCHG	= 6,
+	DEVEXCL_OP_UMIN		= 7,
+	DEVEXCL_OP_UMAX		= 8,
+	DEVEXCL_OP_SMIN		= 9,
+	DEVEXCL_OP_SMAX		= 10,
+	DEVEXCL_OP_INC_WRAP	= 11,
+	DEVEXCL_OP_DEC_WRAP	= 12,
+	DEVEXCL_OP_NR		= 13,
+};
+
+/**
+ * struct devexcl_atomic_op - one operation of a batch
+ * @addr: in: where, a multiple of @width
+ * @operand: in: the operand; only its low @width bytes count
+ * @compare: in: the expected value of CMPXCHG, likewise; else ignored
+ * @old: out: value before the operation, zero-extended
+ * @op: in: &enum devexcl_op
+ * @width: in: 1, 2, 4 or 8 bytes
+ * @reserved: must be 0
+ * @error: out: 0, or the negative errno of this operation
+ *
+ * Errors of an operation:
+ *
+ *	EINVAL	unknown @op or @width, @reserved not zero, @addr is not a
+ *		multiple of @width (which covers a straddled page)
+ *	ENXIO	@addr is in no mirror
+ *	EACCES	the device does not hold the page exclusively, and was not
+ *		told to acquire it
+ *	other	with DEVEXCL_ATOMIC_ACQUIRE, those of &struct devexcl_acquire
+ */
+struct devexcl_atomic_op {
+	__aligned_u64 addr;
+	__aligned_u64 operand;
+	__aligned_u64 compare;
+	__aligned_u64 old;
+	__u8 op;
+	__u8 width;
+	__u16 reserved;
+	__s32 error;
+};
+
+/* Acquire a page that the device does not hold, as a device fault would. */
+#define DEVEXCL_ATOMIC_ACQUIRE		(1U << 0)
+/* Load, gap, store instead of one atomic instruction. */
+#define DEVEXCL_ATOMIC_GAP		(1U << 1)
+
+/**
+ * struct devexcl_atomic - DEVEXCL_ATOMIC: a batch of atomic operations
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_ATOMIC_*
+ * @ops: in: pointer to an array of &struct devexcl_atomic_op
+ * @nr_ops: in: its length, not 0
+ * @done: out: operations carried out, from the first on
+ * @gap_ns: in: with DEVEXCL_ATOMIC_GAP, nanoseconds between load and store,
+ *	at most max_gap_ns; else must be 0
+ * @reserved: must be 0
+ *
+ * Operations run in order. The batch stops at the first one that fails, whose
+ * @error says why and which is number @done; if that is the very first, the
+ * call returns its error.
+ *
+ * In gap mode the operation is not atomic by itself: only exclusivity keeps
+ * CPUs and other devices from coming in between. Operations of one context
+ * on one page never overlap, in either mode.
+ */
+struct devexcl_atomic {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 ops;
+	__aligned_u64 nr_ops;
+	__aligned_u64 done;
+	__u32 gap_ns;
+	__u32 reserved;
+};
+
+/* The device writes what @buf holds; else it reads into @buf. */
+#define DEVEXCL_COPY_WRITE		(1U << 0)
+
+/**
+ * struct devexcl_copy - DEVEXCL_COPY: ordinary device reads and writes
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_COPY_*
+ * @addr: in: first byte in the mirrored range, any alignment
+ * @length: in: bytes, not 0
+ * @buf: in: pointer to @length bytes of the caller
+ * @copied: out: bytes copied
+ *
+ * The device maps the pages as hmm_range_fault() finds them, without being
+ * exclusive; a page that it holds exclusively is used as it is.
+ *
+ * Errors: EFAULT if a page is not mapped or the access is not permitted, EBUSY
+ * if its mapping would not settle, ENXIO as for ranges of pages.
+ */
+struct devexcl_copy {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 buf;
+	__aligned_u64 copied;
+};
+
+/* What the device may do with a page (struct devexcl_page.access). */
+#define DEVEXCL_ACCESS_READ		(1U << 0)
+#define DEVEXCL_ACCESS_WRITE		(1U << 1)
+#define DEVEXCL_ACCESS_EXCLUSIVE	(1U << 2)
+/* The device wrote to it since it mapped it. */
+#define DEVEXCL_ACCESS_DIRTY		(1U << 3)
+
+/**
+ * struct devexcl_page - what the device has mapped at a page
+ * @access: DEVEXCL_ACCESS_*; 0: nothing is mapped and the rest is 0
+ * @order: order of the folio that the page belongs to
+ * @since: sequence number of the event record that was the newest one when
+ *	the device mapped the page
+ * @pfn: page frame number
+ * @refcount: references of the folio; the device itself holds none
+ * @mapcount: mappings of the folio
+ */
+struct devexcl_page {
+	__u32 access;
+	__u32 order;
+	__aligned_u64 since;
+	__aligned_u64 pfn;
+	__s32 refcount;
+	__s32 mapcount;
+};
+
+/**
+ * struct devexcl_query - DEVEXCL_QUERY: the device's page table
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @addr: in: first byte
+ * @length: in: bytes
+ * @pages: in: pointer to an array of one &struct devexcl_page a page
+ * @done: out: entries written
+ */
+struct devexcl_query {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 pages;
+	__aligned_u64 done;
+};
+
+/* Errors that are counted one by one (struct devexcl_stats.errors). */
+enum devexcl_error {
+	DEVEXCL_ERROR_EFAULT		= 0,
+	DEVEXCL_ERROR_EOPNOTSUPP	= 1,
+	DEVEXCL_ERROR_EBUSY		= 2,
+	DEVEXCL_ERROR_EINTR		= 3,
+	DEVEXCL_ERROR_ENOMEM		= 4,
+	DEVEXCL_ERROR_EINVAL		= 5,
+	DEVEXCL_ERROR_ENXIO		= 6,
+	DEVEXCL_ERROR_EACCES		= 7,
+	DEVEXCL_ERROR_OTHER		= 8,
+	DEVEXCL_ERROR_NR		= 9,
+};
+
+/**
+ * struct devexcl_stats - DEVEXCL_STATS: counters of the context
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @mirrors: out: mirrored ranges now
+ * @held: out: pages held exclusively now
+ * @mapped: out: pages mapped without being exclusive now
+ * @table_bytes: out: memory of the device page tables now
+ * @acquired: out: pages made exclusive
+ * @released: out: pages that the device let go by itself
+ * @own: out: own notifier calls filtered
+ * @retries: out: times that the sequence had moved and work began anew
+ * @ops: out: atomic operations carried out
+ * @bytes_copied: out: by DEVEXCL_COPY
+ * @events_lost: out: event records that did not fit into the stream
+ * @calls: out: notifier calls by &enum devexcl_cause, own ones not counted
+ * @lost: out: exclusive pages taken from the device by &enum devexcl_cause
+ * @errors: out: errors of pages, operations and copies by
+ *	&enum devexcl_error
+ */
+struct devexcl_stats {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 mirrors;
+	__aligned_u64 held;
+	__aligned_u64 mapped;
+	__aligned_u64 table_bytes;
+	__aligned_u64 acquired;
+	__aligned_u64 released;
+	__aligned_u64 own;
+	__aligned_u64 retries;
+	__aligned_u64 ops;
+	__aligned_u64 bytes_copied;
+	__aligned_u64 events_lost;
+	__aligned_u64 calls[DEVEXCL_CAUSE_NR];
+	__aligned_u64 lost[DEVEXCL_CAUSE_NR];
+	__aligned_u64 errors[DEVEXCL_ERROR_NR];
+};
+
+/*
+ * Broken-driver modes. With them the device makes on purpose the mistakes
+ * that a driver could make, so that a test can show that it would notice. The
+ * kernel stays safe: a page that the device should have let go, and has not,
+ * stays referenced until it does.
+ */
+/* Do not check the sequence before a mapping is installed. */
+#define DEVEXCL_BROKEN_NO_RETRY			(1U << 0)
+/* Take the own MMU_NOTIFY_EXCLUSIVE for somebody else's. */
+#define DEVEXCL_BROKEN_NO_OWNER_FILTER		(1U << 1)
+/* Do not mark written folios dirty. */
+#define DEVEXCL_BROKEN_NO_DIRTY			(1U << 2)
+/* Keep the mapping when a notifier says to drop it. */
+#define DEVEXCL_BROKEN_IGNORE_INVALIDATE	(1U << 3)
+
+/**
+ * struct devexcl_inject - DEVEXCL_INJECT: make the device misbehave
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @broken: in: DEVEXCL_BROKEN_* modes from now on, 0 for none
+ * @retries: in: pretend that many times that the sequence has moved
+ *
+ * Concerns this context only. Pages that a broken mode kept are let go when
+ * they are next released, invalidated or unmirrored without that mode.
+ */
+struct devexcl_inject {
+	__u32 size;
+	__u32 flags;
+	__u32 broken;
+	__u32 retries;
+};
+
+/**
+ * enum devexcl_event_type - what an event record tells
+ * @DEVEXCL_EVENT_INVALIDATE: a notifier was called
+ * @DEVEXCL_EVENT_ACQUIRE: the device made a run of pages exclusive
+ * @DEVEXCL_EVENT_RELEASE: the device let go by itself: RELEASE or UNMIRROR
+ * @DEVEXCL_EVENT_MAP: the device mapped a run of pages for COPY
+ * @DEVEXCL_EVENT_LOST: records are missing here, for want of space
+ */
+enum devexcl_event_type {
+	DEVEXCL_EVENT_INVALIDATE	= 0,
+	DEVEXCL_EVENT_ACQUIRE		= 1,
+	DEVEXCL_EVENT_RELEASE		= 2,
+	DEVEXCL_EVENT_MAP		= 3,
+	DEVEXCL_EVENT_LOST		= 4,
+};
+
+/**
+ * enum devexcl_owner - whose MMU_NOTIFY_EXCLUSIVE it was
+ * @DEVEXCL_OWNER_NONE: the call named no owner
+ * @DEVEXCL_OWNER_OWN: this context
+ * @DEVEXCL_OWNER_FOREIGN: somebody else
+ */
+enum devexcl_owner {
+	DEVEXCL_OWNER_NONE	= 0,
+	DEVEXCL_OWNER_OWN	= 1,
+	DEVEXCL_OWNER_FOREIGN	= 2,
+};
+
+/**
+ * struct devexcl_event - one record of the event stream
+ * @seq: number of the record in this context, from 1 on
+ * @time_ns: CLOCK_MONOTONIC
+ * @start: first byte concerned, within the mirror
+ * @end: byte after the last one
+ * @type: &enum devexcl_event_type
+ * @cause: &enum devexcl_cause of an INVALIDATE, else 0
+ * @owner: &enum devexcl_owner of an INVALIDATE, else 0
+ * @mirror: id of the mirror
+ * @exclusive: exclusive pages that were dropped, or acquired
+ * @shared: other mappings that were dropped, or made
+ * @lost: records missing, of a LOST record; else 0
+ *
+ * read(2) returns whole records, at least one; it blocks while there is none
+ * (EAGAIN with O_NONBLOCK), and is EINVAL if the buffer is too small for one.
+ * poll(2) says EPOLLIN when there is one.
+ */
+struct devexcl_event {
+	__aligned_u64 seq;
+	__aligned_u64 time_ns;
+	__aligned_u64 start;
+	__aligned_u64 end;
+	__u32 type;
+	__u32 cause;
+	__u32 owner;
+	__u32 mirror;
+	__u32 exclusive;
+	__u32 shared;
+	__aligned_u64 lost;
+};
+
+#endif /* _UAPI_LINUX_TEST_DEVEXCL_H */

@@ -1,0 +1,2017 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * An emulated device that takes pages for itself
+ *
+ * A GPU that runs atomic operations on shared virtual memory needs a page for
+ * itself for a moment: no CPU and no other device may touch it meanwhile. The
+ * kernel grants this with make_device_exclusive(). This is a device that asks
+ * for it, made of software, for testing the kernel and as an example for
+ * authors of drivers. The ABI is in <uapi/linux/test_devexcl_uapi.h>.
+ *
+ * An open file is a context, the device's view of one address space. A context
+ * mirrors ranges of addresses; each mirror has a device page table and an
+ * interval notifier, by which mm tells the device to let go of pages.
+ *
+ * The rule that everything rests on
+ * ---------------------------------
+ *
+ *	fault the page in for writing		(1)
+ *	sample the notifier's sequence		(2)
+ *	make the page device-exclusive		folio locked and referenced
+ *	take the page table's lock
+ *	has the sequence moved? undo, start again
+ *	install the mapping
+ *	drop the page table's lock
+ *	unlock the folio and drop the reference	(3)
+ *
+ * (1) comes before (2): if the page is device-exclusive already, of another
+ * device or of ours that has let go of it, the kernel restores it first, and
+ * says so with an event that is nobody's own. That moves the sequence; a loop
+ * that sampled before would find it moved each time, and never end.
+ *
+ * (2) The kernel announces the conversion itself with MMU_NOTIFY_EXCLUSIVE and
+ * the owner that we gave it. That one event we ignore, else this loop would
+ * not end either. The owner must not be NULL: up to Linux 6.14 the event that
+ * takes a page back is MMU_NOTIFY_EXCLUSIVE with a NULL owner, and a filter
+ * that matches it leaves the device with a page that is the CPU's again.
+ *
+ * (3) The device keeps no reference. Its mapping is good until the notifier
+ * takes it away, which happens before the page can go anywhere: the notifier
+ * waits for the page table's lock, and every access of the device to the page
+ * is made under that lock.
+ *
+ * Locks, outermost first: mmap_lock, folio lock, devexcl_mirror.lock,
+ * devexcl_ctx.unit[], devexcl_ring.lock. The notifier takes the mirror's lock
+ * with mm's locks held, perhaps in reclaim; so nobody who holds it allocates
+ * memory that may wait for reclaim, touches user memory, or takes mm's locks.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/compat.h>
+#include <linux/delay.h>
+#include <linux/fs.h>
+#include <linux/hash.h>
+#include <linux/highmem.h>
+#include <linux/hmm.h>
+#include <linux/kref.h>
+#include <linux/maple_tree.h>
+#include <linux/miscdevice.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/pagemap.h>
+#include <linux/poll.h>
+#include <linux/rwsem.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/xarray.h>
+
+#include <uapi/linux/test_devexcl_uapi.h>
+
+#include "test_devexcl_compat.h"
+
+#define CREATE_TRACE_POINTS
+#include "test_devexcl_trace.h"
+
+#define DEVEXCL_MAX_DEVICES	16
+#define DEVEXCL_MAX_MIRRORS	1024
+#define DEVEXCL_MAX_EVENTS	4096
+#define DEVEXCL_MAX_GAP_NS	(1000 * 1000)
+
+/* Times that work is begun anew, with no progress, before it is -EBUSY. */
+#define DEVEXCL_MAX_ROUNDS	1000
+
+/* Pages faulted in at once, and between two looks for a signal. */
+#define DEVEXCL_BATCH_PAGES	64
+/* Operations copied in at once. */
+#define DEVEXCL_BATCH_OPS	64
+/* Page infos copied out at once. */
+#define DEVEXCL_BATCH_INFOS	16
+/* Event records copied out at once. */
+#define DEVEXCL_BATCH_EVENTS	4
+
+#define DEVEXCL_UNIT_BITS	5
+
+static unsigned int ndevices = 2;
+module_param(ndevices, uint, 0444);
+MODULE_PARM_DESC(ndevices, "Number of emulated devices (default 2, at most "
+		 __stringify(DEVEXCL_MAX_DEVICES) ")");
+
+/**
+ * struct devexcl_device - one emulated device
+ * @misc: its node
+ * @name: name of the node
+ * @id: N of /dev/devexclN
+ */
+struct devexcl_device {
+	struct miscdevice misc;
+	char name[16];
+	unsigned int id;
+};
+
+static struct devexcl_device devexcl_devices[DEVEXCL_MAX_DEVICES];
+
+/*
+ * An entry of the device page table is the struct page and these bits. A
+ * struct page is aligned to more than they need.
+ */
+enum {
+	DEVEXCL_PTE_READ_BIT,
+	DEVEXCL_PTE_WRITE_BIT,
+	DEVEXCL_PTE_EXCLUSIVE_BIT,
+	DEVEXCL_PTE_DIRTY_BIT,
+	DEVEXCL_PTE_KEPT_BIT,	/* broken driver: we hold a reference */
+	DEVEXCL_PTE_BITS,
+};
+
+#define DEVEXCL_PTE_READ	BIT(DEVEXCL_PTE_READ_BIT)
+#define DEVEXCL_PTE_WRITE	BIT(DEVEXCL_PTE_WRITE_BIT)
+#define DEVEXCL_PTE_EXCLUSIVE	BIT(DEVEXCL_PTE_EXCLUSIVE_BIT)
+#define DEVEXCL_PTE_DIRTY	BIT(DEVEXCL_PTE_DIRTY_BIT)
+#define DEVEXCL_PTE_KEPT	BIT(DEVEXCL_PTE_KEPT_BIT)
+#define DEVEXCL_PTE_FLAGS	GENMASK(DEVEXCL_PTE_BITS - 1, 0)
+
+#define DEVEXCL_PTE_RWX							\
+	(DEVEXCL_PTE_READ | DEVEXCL_PTE_WRITE | DEVEXCL_PTE_EXCLUSIVE)
+
+#define DEVEXCL_LEAF_SHIFT	8
+#define DEVEXCL_LEAF_PAGES	BIT(DEVEXCL_LEAF_SHIFT)
+
+/**
+ * struct devexcl_leaf - a piece of a device page table
+ * @pte: entries; 0: nothing is mapped
+ * @since: low half of the number of the event that was newest when mapped
+ */
+struct devexcl_leaf {
+	unsigned long pte[DEVEXCL_LEAF_PAGES];
+	u32 since[DEVEXCL_LEAF_PAGES];
+};
+
+static struct kmem_cache *devexcl_leaf_cache;
+
+/**
+ * struct devexcl_ring - event records that nobody has read yet
+ * @lock: innermost of all
+ * @wait: readers and pollers
+ * @events: the records
+ * @head: records ever put in
+ * @tail: records ever taken out
+ * @seq: number of the newest record
+ * @lost: records that did not fit since the last one that did
+ */
+struct devexcl_ring {
+	spinlock_t lock;	/* protects all of it */
+	wait_queue_head_t wait;
+	struct devexcl_event *events;
+	unsigned int head;
+	unsigned int tail;
+	u64 seq;
+	u64 lost;
+};
+
+/* Counters of a context that only ever grow. */
+struct devexcl_counters {
+	atomic64_t acquired;
+	atomic64_t released;
+	atomic64_t own;
+	atomic64_t retries;
+	atomic64_t ops;
+	atomic64_t bytes_copied;
+	atomic64_t events_lost;
+	atomic64_t calls[DEVEXCL_CAUSE_NR];
+	atomic64_t lost[DEVEXCL_CAUSE_NR];
+	atomic64_t errors[DEVEXCL_ERROR_NR];
+};
+
+/**
+ * struct devexcl_ctx - an open file: the device's view of an address space
+ * @device: the device
+ * @mm: the address space; the structure is held, its users are not
+ * @mirrors: mirrored ranges, by address
+ * @mirror_lock: serializes changes of @mirrors
+ * @nr_mirrors: number of them; under @mirror_lock
+ * @next_id: of the next mirror; under @mirror_lock
+ * @unit: atomic units: operations on one page go through the same one
+ * @ring: event stream
+ * @count: counters
+ * @held: pages mapped exclusively
+ * @mapped: pages mapped otherwise
+ * @leaves: pieces of page tables
+ * @broken: DEVEXCL_BROKEN_*
+ * @inject_retries: times to pretend that the sequence moved
+ */
+struct devexcl_ctx {
+	struct devexcl_device *device;
+	struct mm_struct *mm;
+	struct maple_tree mirrors;
+	struct mutex mirror_lock;	/* changes of mirrors */
+	unsigned int nr_mirrors;
+	u32 next_id;
+	/* held for the length of an operation */
+	struct mutex unit[BIT(DEVEXCL_UNIT_BITS)];
+	struct devexcl_ring ring;
+	struct devexcl_counters count;
+	atomic64_t held;
+	atomic64_t mapped;
+	atomic64_t leaves;
+	unsigned int broken;
+	atomic_t inject_retries;
+};
+
+/**
+ * struct devexcl_mirror_range - a mirrored range
+ * @ctx: the context; outlives the mirror
+ * @notifier: mm calls devexcl_invalidate() through it
+ * @start: first byte
+ * @end: byte after the last
+ * @id: what user space knows it by
+ * @quiet: own notifier calls stay out of the event stream
+ * @ref: one for @ctx->mirrors, one for each user at work
+ * @rcu: for lookups without a lock
+ * @lock: the page table's lock. For writing: to change entries, and to check
+ *	or set the notifier's sequence. For reading: to use entries, and to set
+ *	the dirty bit
+ * @table: leaves by page number >> DEVEXCL_LEAF_SHIFT; a leaf stays until the
+ *	mirror goes
+ * @dead: nothing may be mapped any more; under @lock
+ */
+struct devexcl_mirror_range {
+	struct devexcl_ctx *ctx;
+	struct mmu_interval_notifier notifier;
+	unsigned long start;
+	unsigned long end;
+	u32 id;
+	bool quiet;
+	struct kref ref;
+	struct rcu_head rcu;
+	struct rw_semaphore lock;
+	struct xarray table;
+	bool dead;
+};
+
+/* Events */
+
+static unsigned int devexcl_ring_used(const struct devexcl_ring *ring)
+{
+	return ring->head - ring->tail;
+}
+
+static struct devexcl_event *devexcl_ring_slot(struct devexcl_ring *ring,
+					       unsigned int n)
+{
+	return &ring->events[n % DEVEXCL_MAX_EVENTS];
+}
+
+static void devexcl_ring_put(struct devexcl_ring *ring,
+			     const struct devexcl_event *event)
+{
+	struct devexcl_event *slot = devexcl_ring_slot(ring, ring->head++);
+
+	lockdep_assert_held(&ring->lock);
+	*slot = *event;
+	slot->seq = ++ring->seq;
+	slot->time_ns = ktime_get_ns();
+}
+
+/* Say in the stream that records are missing at this place. */
+static void devexcl_ring_put_lost(struct devexcl_ring *ring)
+{
+	struct devexcl_event event = {
+		.type = DEVEXCL_EVENT_LOST,
+		.lost = ring->lost,
+	};
+
+	ring->lost = 0;
+	devexcl_ring_put(ring, &event);
+}
+
+/*
+ * A run of pages that is acquired or mapped one by one makes one record,
+ * as long as nothing came in between and nobody has read it.
+ */
+static bool devexcl_ring_extend(struct devexcl_ring *ring,
+				const struct devexcl_event *event)
+{
+	struct devexcl_event *last;
+
+	if (event->type != DEVEXCL_EVENT_ACQUIRE &&
+	    event->type != DEVEXCL_EVENT_MAP)
+		return false;
+	if (!devexcl_ring_used(ring) || ring->lost)
+		return false;
+
+	last = devexcl_ring_slot(ring, ring->head - 1);
+	if (last->type != event->type || last->mirror != event->mirror ||
+	    last->end != event->start)
+		return false;
+
+	last->end = event->end;
+	last->exclusive += event->exclusive;
+	last->shared += event->shared;
+	return true;
+}
+
+static void devexcl_record(struct devexcl_ctx *ctx,
+			   const struct devexcl_event *event)
+{
+	struct devexcl_ring *ring = &ctx->ring;
+
+	spin_lock(&ring->lock);
+	if (!devexcl_ring_extend(ring, event)) {
+		unsigned int want = ring->lost ? 2 : 1;
+
+		if (devexcl_ring_used(ring) + want > DEVEXCL_MAX_EVENTS) {
+			ring->lost++;
+			atomic64_inc(&ctx->count.events_lost);
+		} else {
+			if (ring->lost)
+				devexcl_ring_put_lost(ring);
+			devexcl_ring_put(ring, event);
+		}
+	}
+	spin_unlock(&ring->lock);
+	wake_up_interruptible(&ring->wait);
+}
+
+static unsigned int devexcl_ring_take(struct devexcl_ring *ring,
+				      struct devexcl_event *events,
+				      unsigned int nr)
+{
+	unsigned int i;
+
+	spin_lock(&ring->lock);
+	if (!devexcl_ring_used(ring) && ring->lost)
+		devexcl_ring_put_lost(ring);
+	nr = min(nr, devexcl_ring_used(ring));
+	for (i = 0; i < nr; i++)
+		events[i] = *devexcl_ring_slot(ring, ring->tail++);
+	spin_unlock(&ring->lock);
+	return nr;
+}
+
+static bool devexcl_ring_readable(struct devexcl_ring *ring)
+{
+	bool readable;
+
+	spin_lock(&ring->lock);
+	readable = devexcl_ring_used(ring) || ring->lost;
+	spin_unlock(&ring->lock);
+	return readable;
+}
+
+static u64 devexcl_ring_seq(struct devexcl_ring *ring)
+{
+	u64 seq;
+
+	spin_lock(&ring->lock);
+	seq = ring->seq;
+	spin_unlock(&ring->lock);
+	return seq;
+}
+
+static int devexcl_count_error(struct devexcl_ctx *ctx, int error)
+{
+	enum devexcl_error which;
+
+	switch (error) {
+	case -EFAULT:
+		which = DEVEXCL_ERROR_EFAULT;
+		break;
+	case -EOPNOTSUPP:
+		which = DEVEXCL_ERROR_EOPNOTSUPP;
+		break;
+	case -EBUSY:
+		which = DEVEXCL_ERROR_EBUSY;
+		break;
+	case -EINTR:
+		which = DEVEXCL_ERROR_EINTR;
+		break;
+	case -ENOMEM:
+		which = DEVEXCL_ERROR_ENOMEM;
+		break;
+	case -EINVAL:
+		which = DEVEXCL_ERROR_EINVAL;
+		break;
+	case -ENXIO:
+		which = DEVEXCL_ERROR_ENXIO;
+		break;
+	case -EACCES:
+		which = DEVEXCL_ERROR_EACCES;
+		break;
+	default:
+		which = DEVEXCL_ERROR_OTHER;
+		break;
+	}
+	atomic64_inc(&ctx->count.errors[which]);
+	return error;
+}
+
+/* Device page table */
+
+static struct page *devexcl_pte_page(unsigned long pte)
+{
+	return (struct page *)(pte & ~DEVEXCL_PTE_FLAGS);
+}
+
+/* Number of a page within its mirror. */
+static unsigned long devexcl_index(const struct devexcl_mirror_range *mirror,
+				   unsigned long addr)
+{
+	return (addr - mirror->start) >> PAGE_SHIFT;
+}
+
+static struct devexcl_leaf *devexcl_leaf(struct devexcl_mirror_range *mirror,
+					 unsigned long addr)
+{
+	return xa_load(&mirror->table,
+		       devexcl_index(mirror, addr) >> DEVEXCL_LEAF_SHIFT);
+}
+
+/* The entry of a page, or NULL if its leaf was never needed. */
+static unsigned long *devexcl_pte(struct devexcl_mirror_range *mirror,
+				  unsigned long addr)
+{
+	struct devexcl_leaf *leaf = devexcl_leaf(mirror, addr);
+
+	lockdep_assert_held(&mirror->lock);
+	if (!leaf)
+		return NULL;
+	return &leaf->pte[devexcl_index(mirror, addr) % DEVEXCL_LEAF_PAGES];
+}
+
+/* The entry of a page if it grants all of @access, else NULL. */
+static unsigned long *devexcl_pte_allowing(struct devexcl_mirror_range *mirror,
+					   unsigned long addr,
+					   unsigned long access)
+{
+	unsigned long *pte = devexcl_pte(mirror, addr);
+
+	return pte && (*pte & access) == access ? pte : NULL;
+}
+
+/*
+ * Make sure that entries can be installed for [addr, end): under the page
+ * table's lock nothing can be allocated.
+ */
+static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
+				 unsigned long addr, unsigned long end)
+{
+	unsigned long index = devexcl_index(mirror, addr) >> DEVEXCL_LEAF_SHIFT;
+	unsigned long last = devexcl_index(mirror, end - 1) >>
+			     DEVEXCL_LEAF_SHIFT;
+
+	for (; index <= last; index++) {
+		struct devexcl_leaf *leaf;
+		void *old;
+
+		if (xa_load(&mirror->table, index))
+			continue;
+		leaf = kmem_cache_zalloc(devexcl_leaf_cache,
+					 GFP_KERNEL_ACCOUNT);
+		if (!leaf)
+			return -ENOMEM;
+		old = xa_cmpxchg(&mirror->table, index, NULL, leaf,
+				 GFP_KERNEL_ACCOUNT);
+		if (old)	/* another thread's, or an error */
+			kmem_cache_free(devexcl_leaf_cache, leaf);
+		else
+			atomic64_inc(&mirror->ctx->leaves);
+		if (xa_is_err(old))
+			return xa_err(old);
+	}
+	return 0;
+}
+
+static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
+				unsigned long addr, struct page *page,
+				unsigned long access)
+{
+	struct devexcl_leaf *leaf = devexcl_leaf(mirror, addr);
+	unsigned long slot = devexcl_index(mirror, addr) % DEVEXCL_LEAF_PAGES;
+	struct devexcl_ctx *ctx = mirror->ctx;
+	unsigned long old = leaf->pte[slot];
+	struct devexcl_event event = {
+		.mirror = mirror->id,
+		.start = addr,
+		.end = addr + PAGE_SIZE,
+	};
+
+	lockdep_assert_held_write(&mirror->lock);
+	/* If not, mm has changed the page and not told us: a kernel bug. */
+	WARN_ON_ONCE(old && !(old & DEVEXCL_PTE_KEPT) &&
+		     devexcl_pte_page(old) != page);
+	if (old & DEVEXCL_PTE_KEPT)
+		put_page(devexcl_pte_page(old));
+	if (old & DEVEXCL_PTE_EXCLUSIVE)
+		atomic64_dec(&ctx->held);
+	else if (old)
+		atomic64_dec(&ctx->mapped);
+
+	if (access & DEVEXCL_PTE_EXCLUSIVE) {
+		atomic64_inc(&ctx->held);
+		event.type = DEVEXCL_EVENT_ACQUIRE;
+		event.exclusive = 1;
+	} else {
+		atomic64_inc(&ctx->mapped);
+		event.type = DEVEXCL_EVENT_MAP;
+		event.shared = 1;
+	}
+	devexcl_record(ctx, &event);
+
+	leaf->pte[slot] = (unsigned long)page | access |
+			  (old & DEVEXCL_PTE_DIRTY);
+	leaf->since[slot] = devexcl_ring_seq(&ctx->ring);
+}
+
+static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
+			     unsigned long *pte)
+{
+	struct folio *folio = page_folio(devexcl_pte_page(*pte));
+	struct devexcl_ctx *ctx = mirror->ctx;
+
+	/* The CPU did not see our writes; tell mm before we let go. */
+	if (*pte & DEVEXCL_PTE_DIRTY &&
+	    !(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_DIRTY))
+		folio_mark_dirty(folio);
+
+	if (*pte & DEVEXCL_PTE_EXCLUSIVE)
+		atomic64_dec(&ctx->held);
+	else
+		atomic64_dec(&ctx->mapped);
+
+	if (*pte & DEVEXCL_PTE_KEPT)
+		folio_put(folio);
+	*pte = 0;
+}
+
+/* A broken driver keeps the page. It must not become somebody else's. */
+static void devexcl_pte_keep(unsigned long *pte)
+{
+	if (*pte & DEVEXCL_PTE_KEPT)
+		return;
+	get_page(devexcl_pte_page(*pte));
+	*pte |= DEVEXCL_PTE_KEPT;
+}
+
+/*
+ * Let go of all pages in [start, end), and note in @event how many they were.
+ */
+static void devexcl_table_drop(struct devexcl_mirror_range *mirror,
+			       unsigned long start, unsigned long end,
+			       bool keep, struct devexcl_event *event)
+{
+	unsigned long first = devexcl_index(mirror, start);
+	unsigned long last = devexcl_index(mirror, end - 1);
+	struct devexcl_leaf *leaf;
+	unsigned long index;
+
+	lockdep_assert_held_write(&mirror->lock);
+	xa_for_each_range(&mirror->table, index, leaf,
+			  first >> DEVEXCL_LEAF_SHIFT,
+			  last >> DEVEXCL_LEAF_SHIFT) {
+		unsigned long base = index << DEVEXCL_LEAF_SHIFT;
+		unsigned long i = max(first, base) - base;
+		unsigned long n = min(last - base, DEVEXCL_LEAF_PAGES - 1);
+
+		for (; i <= n; i++) {
+			unsigned long *pte = &leaf->pte[i];
+
+			if (!*pte)
+				continue;
+			if (keep) {
+				devexcl_pte_keep(pte);
+				continue;
+			}
+			if (*pte & DEVEXCL_PTE_EXCLUSIVE)
+				event->exclusive++;
+			else
+				event->shared++;
+			devexcl_pte_drop(mirror, pte);
+		}
+	}
+}
+
+static void devexcl_table_free(struct devexcl_mirror_range *mirror)
+{
+	struct devexcl_leaf *leaf;
+	unsigned long index;
+
+	xa_for_each(&mirror->table, index, leaf) {
+		kmem_cache_free(devexcl_leaf_cache, leaf);
+		atomic64_dec(&mirror->ctx->leaves);
+	}
+	xa_destroy(&mirror->table);
+}
+
+/* Notifier */
+
+static enum devexcl_cause
+devexcl_cause(const struct mmu_notifier_range *range)
+{
+	switch (range->event) {
+	case MMU_NOTIFY_UNMAP:
+		return DEVEXCL_CAUSE_UNMAP;
+	case MMU_NOTIFY_CLEAR:
+		return DEVEXCL_CAUSE_CLEAR;
+	case MMU_NOTIFY_PROTECTION_VMA:
+		return DEVEXCL_CAUSE_PROTECTION_VMA;
+	case MMU_NOTIFY_PROTECTION_PAGE:
+		return DEVEXCL_CAUSE_PROTECTION_PAGE;
+	case MMU_NOTIFY_SOFT_DIRTY:
+		return DEVEXCL_CAUSE_SOFT_DIRTY;
+	case MMU_NOTIFY_RELEASE:
+		return DEVEXCL_CAUSE_RELEASE;
+	case MMU_NOTIFY_MIGRATE:
+		return DEVEXCL_CAUSE_MIGRATE;
+	case MMU_NOTIFY_EXCLUSIVE:
+		return DEVEXCL_CAUSE_EXCLUSIVE;
+	default:
+		return DEVEXCL_CAUSE_OTHER;
+	}
+}
+
+/* The owner has a meaning only for MMU_NOTIFY_EXCLUSIVE and _MIGRATE. */
+static enum devexcl_owner
+devexcl_owner(const struct devexcl_ctx *ctx,
+	      const struct mmu_notifier_range *range)
+{
+	if (range->event != MMU_NOTIFY_EXCLUSIVE || !range->owner)
+		return DEVEXCL_OWNER_NONE;
+	return range->owner == ctx ? DEVEXCL_OWNER_OWN : DEVEXCL_OWNER_FOREIGN;
+}
+
+/**
+ * devexcl_invalidate() - mm needs pages in a range; let go of them
+ * @notifier: of the mirror
+ * @range: what is going to happen to which addresses
+ * @cur_seq: the sequence to set
+ *
+ * Whatever the reason is, the device forgets the pages, with one exception:
+ * the event that its own make_device_exclusive() sends.
+ *
+ * Context: With mm's locks held, perhaps in reclaim. Must not sleep if the
+ *	range is not blockable.
+ * Return: false if this would have had to sleep and must not.
+ */
+static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
+			       const struct mmu_notifier_range *range,
+			       unsigned long cur_seq)
+{
+	struct devexcl_mirror_range *mirror =
+		container_of(notifier, struct devexcl_mirror_range, notifier);
+	struct devexcl_ctx *ctx = mirror->ctx;
+	unsigned int broken = READ_ONCE(ctx->broken);
+	struct devexcl_event event = {
+		.type = DEVEXCL_EVENT_INVALIDATE,
+		.cause = devexcl_cause(range),
+		.owner = devexcl_owner(ctx, range),
+		.mirror = mirror->id,
+		.start = max(range->start, mirror->start),
+		.end = min(range->end, mirror->end),
+	};
+
+	if (event.owner == DEVEXCL_OWNER_OWN &&
+	    !(broken & DEVEXCL_BROKEN_NO_OWNER_FILTER)) {
+		atomic64_inc(&ctx->count.own);
+		trace_devexcl_revoke(ctx, event.start, event.end, event.cause,
+				     event.owner, 0);
+		if (!mirror->quiet)
+			devexcl_record(ctx, &event);
+		return true;
+	}
+
+	if (mmu_notifier_range_blockable(range))
+		down_write(&mirror->lock);
+	else if (!down_write_trylock(&mirror->lock))
+		return false;
+
+	mmu_interval_set_seq(notifier, cur_seq);
+	devexcl_table_drop(mirror, event.start, event.end,
+			   broken & DEVEXCL_BROKEN_IGNORE_INVALIDATE, &event);
+	atomic64_inc(&ctx->count.calls[event.cause]);
+	atomic64_add(event.exclusive, &ctx->count.lost[event.cause]);
+	trace_devexcl_revoke(ctx, event.start, event.end, event.cause,
+			     event.owner, event.exclusive);
+	devexcl_record(ctx, &event);
+	up_write(&mirror->lock);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops devexcl_notifier_ops = {
+	.invalidate = devexcl_invalidate,
+};
+
+/*
+ * Has the sequence moved since it was sampled? If not, what was looked up in
+ * the meantime is good for as long as the page table's lock is held.
+ */
+static bool devexcl_seq_moved(struct devexcl_mirror_range *mirror,
+			      unsigned long seq)
+{
+	struct devexcl_ctx *ctx = mirror->ctx;
+
+	lockdep_assert_held_write(&mirror->lock);
+	if (atomic_dec_if_positive(&ctx->inject_retries) >= 0)
+		return true;
+	if (READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY)
+		return false;
+	return mmu_interval_read_retry(&mirror->notifier, seq);
+}
+
+/* Mirrors */
+
+static void devexcl_mirror_release(struct kref *ref)
+{
+	struct devexcl_mirror_range *mirror =
+		container_of(ref, struct devexcl_mirror_range, ref);
+
+	devexcl_table_free(mirror);
+	kfree_rcu(mirror, rcu);
+}
+
+static void devexcl_mirror_put(struct devexcl_mirror_range *mirror)
+{
+	if (mirror)
+		kref_put(&mirror->ref, devexcl_mirror_release);
+}
+
+/* The mirror that @addr is in, or NULL. Drop it with devexcl_mirror_put(). */
+static struct devexcl_mirror_range *devexcl_mirror_get(struct devexcl_ctx *ctx,
+						       unsigned long addr)
+{
+	struct devexcl_mirror_range *mirror;
+
+	rcu_read_lock();
+	mirror = mtree_load(&ctx->mirrors, addr);
+	if (mirror && !kref_get_unless_zero(&mirror->ref))
+		mirror = NULL;
+	rcu_read_unlock();
+	return mirror;
+}
+
+static int devexcl_check_range(u64 addr, u64 length)
+{
+	if (!length || !PAGE_ALIGNED(addr) || !PAGE_ALIGNED(length))
+		return -EINVAL;
+	if (addr + length < addr)
+		return -EOVERFLOW;
+	return 0;
+}
+
+/* The mirror that holds all of a range of bytes. */
+static struct devexcl_mirror_range *
+devexcl_mirror_get_range(struct devexcl_ctx *ctx, u64 addr, u64 length)
+{
+	struct devexcl_mirror_range *mirror = devexcl_mirror_get(ctx, addr);
+
+	if (mirror && length > mirror->end - addr) {
+		devexcl_mirror_put(mirror);
+		mirror = NULL;
+	}
+	return mirror ?: ERR_PTR(-ENXIO);
+}
+
+static struct devexcl_mirror_range *
+devexcl_mirror_get_pages(struct devexcl_ctx *ctx, u64 addr, u64 length)
+{
+	int ret = devexcl_check_range(addr, length);
+
+	if (ret)
+		return ERR_PTR(ret);
+	return devexcl_mirror_get_range(ctx, addr, length);
+}
+
+/*
+ * Take a mirror down. The entries are dropped while the notifier still
+ * guarantees that their pages are the right ones, and @dead keeps new ones
+ * out until it is gone.
+ */
+static void devexcl_mirror_remove(struct devexcl_mirror_range *mirror)
+{
+	struct devexcl_event event = {
+		.type = DEVEXCL_EVENT_RELEASE,
+		.mirror = mirror->id,
+		.start = mirror->start,
+		.end = mirror->end,
+	};
+
+	down_write(&mirror->lock);
+	mirror->dead = true;
+	devexcl_table_drop(mirror, mirror->start, mirror->end, false, &event);
+	atomic64_add(event.exclusive, &mirror->ctx->count.released);
+	devexcl_record(mirror->ctx, &event);
+	up_write(&mirror->lock);
+
+	mmu_interval_notifier_remove(&mirror->notifier);
+	devexcl_mirror_put(mirror);
+}
+
+static int devexcl_mirror_add(struct devexcl_ctx *ctx,
+			      struct devexcl_mirror_range *mirror)
+{
+	int ret;
+
+	lockdep_assert_held(&ctx->mirror_lock);
+	if (ctx->nr_mirrors >= DEVEXCL_MAX_MIRRORS)
+		return -ENOSPC;
+
+	/*
+	 * Visible in the tree means that the notifier works; so it comes
+	 * first, and overlapping mirrors must be found before that.
+	 */
+	if (mt_find(&ctx->mirrors, &(unsigned long){ mirror->start },
+		    mirror->end - 1))
+		return -EEXIST;
+	ret = mmu_interval_notifier_insert(&mirror->notifier, ctx->mm,
+					   mirror->start,
+					   mirror->end - mirror->start,
+					   &devexcl_notifier_ops);
+	if (ret)
+		return ret;
+	mirror->id = ctx->next_id;
+	ret = mtree_insert_range(&ctx->mirrors, mirror->start, mirror->end - 1,
+				 mirror, GFP_KERNEL_ACCOUNT);
+	if (ret) {
+		mmu_interval_notifier_remove(&mirror->notifier);
+		return ret;
+	}
+	ctx->next_id++;
+	ctx->nr_mirrors++;
+	return 0;
+}
+
+static int devexcl_ioctl_mirror(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_mirror *arg = data;
+	struct devexcl_mirror_range *mirror;
+	int ret;
+
+	if (arg->reserved)
+		return -EINVAL;
+	ret = devexcl_check_range(arg->addr, arg->length);
+	if (ret)
+		return ret;
+	if (arg->addr + arg->length > ctx->mm->task_size)
+		return -EFAULT;
+
+	mirror = kzalloc(sizeof(*mirror), GFP_KERNEL_ACCOUNT);
+	if (!mirror)
+		return -ENOMEM;
+	mirror->ctx = ctx;
+	mirror->start = arg->addr;
+	mirror->end = arg->addr + arg->length;
+	mirror->quiet = arg->flags & DEVEXCL_MIRROR_QUIET;
+	kref_init(&mirror->ref);
+	init_rwsem(&mirror->lock);
+	xa_init(&mirror->table);
+
+	if (mutex_lock_killable(&ctx->mirror_lock)) {
+		ret = -EINTR;
+	} else {
+		ret = devexcl_mirror_add(ctx, mirror);
+		mutex_unlock(&ctx->mirror_lock);
+	}
+	if (ret) {
+		devexcl_mirror_put(mirror);
+		return ret;
+	}
+	arg->id = mirror->id;
+	return 0;
+}
+
+static int devexcl_ioctl_unmirror(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_mirror *arg = data;
+	struct devexcl_mirror_range *mirror;
+	int ret;
+
+	if (arg->reserved)
+		return -EINVAL;
+	ret = devexcl_check_range(arg->addr, arg->length);
+	if (ret)
+		return ret;
+
+	if (mutex_lock_killable(&ctx->mirror_lock))
+		return -EINTR;
+	mirror = mtree_load(&ctx->mirrors, arg->addr);
+	if (mirror && mirror->start == arg->addr &&
+	    mirror->end == arg->addr + arg->length) {
+		mtree_erase(&ctx->mirrors, mirror->start);
+		ctx->nr_mirrors--;
+	} else {
+		mirror = NULL;
+	}
+	mutex_unlock(&ctx->mirror_lock);
+	if (!mirror)
+		return -ENXIO;
+
+	arg->id = mirror->id;
+	devexcl_mirror_remove(mirror);
+	return 0;
+}
+
+/* Exclusive access */
+
+/*
+ * Make sure that pages from @addr on are ordinary present pages, mapped
+ * writable by a page table entry each: everything that mm has to do to get
+ * there, it does here, before the sequence is sampled.
+ *
+ * This may wait for a userfaultfd handler, without the mmap_lock, killable.
+ *
+ * Return: number of pages, at least one, or a negative errno.
+ */
+static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
+			     unsigned long addr, unsigned long nr)
+{
+	struct mm_struct *mm = mirror->ctx->mm;
+	int locked;
+	long got;
+
+	do {
+		if (fatal_signal_pending(current) || mmap_read_lock_killable(mm))
+			return -EINTR;
+		locked = 1;
+		got = devexcl_gup_remote(mm, addr, nr,
+					 FOLL_WRITE | FOLL_SPLIT_PMD, NULL,
+					 &locked);
+		if (locked)
+			mmap_read_unlock(mm);
+	} while (!got);
+	return got;
+}
+
+/*
+ * Make one page exclusive and install it, under a sequence sampled before.
+ *
+ * Return: 0, -EAGAIN if the sequence has moved, or another negative errno.
+ */
+static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
+				unsigned long addr, unsigned long seq)
+{
+	struct devexcl_ctx *ctx = mirror->ctx;
+	unsigned long access = DEVEXCL_PTE_RWX;
+	struct folio *folio;
+	struct page *page;
+	int ret = 0;
+
+	page = devexcl_make_exclusive(ctx->mm, addr, ctx, &folio);
+	if (IS_ERR(page)) {
+		ret = PTR_ERR(page);
+		goto out;
+	}
+
+	down_write(&mirror->lock);
+	if (mirror->dead) {
+		ret = -ENXIO;
+	} else if (devexcl_seq_moved(mirror, seq)) {
+		ret = -EAGAIN;
+	} else {
+		if (READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY) {
+			get_page(page);
+			access |= DEVEXCL_PTE_KEPT;
+		}
+		devexcl_pte_install(mirror, addr, page, access);
+		atomic64_inc(&ctx->count.acquired);
+	}
+	up_write(&mirror->lock);
+
+	/*
+	 * Up to here the folio lock kept CPUs from taking the page back. If
+	 * we did not install it, the next touch restores the entry.
+	 */
+	folio_unlock(folio);
+	folio_put(folio);
+out:
+	trace_devexcl_acquire(ctx, addr, ret);
+	return ret;
+}
+
+/*
+ * One round: as many pages as can be had until something comes in between.
+ *
+ * Return: number of pages, at least one, -EAGAIN if the sequence moved before
+ * the first, or another negative errno.
+ */
+static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
+				  unsigned long addr, unsigned long nr)
+{
+	struct mm_struct *mm = mirror->ctx->mm;
+	unsigned long seq;
+	long got, i;
+	int ret = 0;
+
+	got = devexcl_fault_in(mirror, addr, nr);
+	if (got < 0)
+		return got;
+
+	seq = mmu_interval_read_begin(&mirror->notifier);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for (i = 0; i < got; i++) {
+		ret = devexcl_acquire_page(mirror, addr + i * PAGE_SIZE, seq);
+		if (ret)
+			break;
+	}
+	mmap_read_unlock(mm);
+	return i ?: ret;
+}
+
+/* How many pages from @addr on the device holds, or does not hold. */
+static unsigned long devexcl_run(struct devexcl_mirror_range *mirror,
+				 unsigned long addr, unsigned long nr,
+				 bool held)
+{
+	unsigned long i;
+
+	down_read(&mirror->lock);
+	for (i = 0; i < nr; i++) {
+		if (held != !!devexcl_pte_allowing(mirror, addr + i * PAGE_SIZE,
+						   DEVEXCL_PTE_EXCLUSIVE))
+			break;
+	}
+	up_read(&mirror->lock);
+	return i;
+}
+
+/**
+ * devexcl_acquire() - get exclusive access to some pages
+ * @mirror: where they are
+ * @addr: first byte of the first page
+ * @nr: how many pages at most, at most DEVEXCL_BATCH_PAGES
+ *
+ * Context: Process context, no locks held; the mm is the caller's, or has a
+ *	user held by the caller.
+ * Return: number of pages that the device holds from @addr on, at least one,
+ *	or a negative errno: see &struct devexcl_acquire.
+ */
+static long devexcl_acquire(struct devexcl_mirror_range *mirror,
+			    unsigned long addr, unsigned long nr)
+{
+	unsigned long held = devexcl_run(mirror, addr, nr, true);
+	unsigned int round;
+	long got;
+	int ret;
+
+	/* Faulting in a page that we hold would take it away from us. */
+	if (held)
+		return held;
+	nr = devexcl_run(mirror, addr, nr, false);
+	if (!nr)	/* another thread of ours was quicker */
+		return 1;
+
+	ret = devexcl_table_reserve(mirror, addr, addr + nr * PAGE_SIZE);
+	if (ret)
+		return ret;
+
+	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
+		got = devexcl_acquire_round(mirror, addr, nr);
+		if (got != -EAGAIN)
+			return got;
+		atomic64_inc(&mirror->ctx->count.retries);
+		trace_devexcl_retry(mirror->ctx, addr, round);
+		if (signal_pending(current))
+			return -EINTR;
+		cond_resched();
+		/* Who competes with others asks for little. */
+		nr = 1;
+	}
+	return -EBUSY;
+}
+
+/* Is this an error of one page, after which the next can be tried? */
+static bool devexcl_is_page_error(long error)
+{
+	switch (error) {
+	case -EFAULT:
+	case -EOPNOTSUPP:
+	case -EBUSY:
+	case -EHWPOISON:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static int devexcl_ioctl_acquire(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_acquire *arg = data;
+	s32 __user *status = u64_to_user_ptr(arg->status);
+	u64 nr_pages = arg->length >> PAGE_SHIFT;
+	struct devexcl_mirror_range *mirror;
+	long got = 0;
+
+	arg->done = 0;
+	arg->acquired = 0;
+	mirror = devexcl_mirror_get_pages(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+
+	while (arg->done < nr_pages) {
+		unsigned long nr = min_t(u64, nr_pages - arg->done,
+					 DEVEXCL_BATCH_PAGES);
+
+		/* Find out that we cannot report before there is anything. */
+		if (status && clear_user(status + arg->done,
+					 nr * sizeof(*status))) {
+			got = -EFAULT;
+			break;
+		}
+		got = signal_pending(current) ? -EINTR :
+		      devexcl_acquire(mirror,
+				      arg->addr + (arg->done << PAGE_SHIFT),
+				      nr);
+		if (got > 0) {
+			arg->done += got;
+			arg->acquired += got;
+		} else {
+			devexcl_count_error(ctx, got);
+			if (!status || !devexcl_is_page_error(got) ||
+			    put_user((s32)got, status + arg->done))
+				break;
+			arg->done++;
+		}
+		cond_resched();
+	}
+	devexcl_mirror_put(mirror);
+	return arg->done ? 0 : got;
+}
+
+static int devexcl_ioctl_release(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_release *arg = data;
+	struct devexcl_mirror_range *mirror;
+	struct devexcl_event event = { .type = DEVEXCL_EVENT_RELEASE };
+
+	arg->released = 0;
+	mirror = devexcl_mirror_get_pages(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+	event.mirror = mirror->id;
+	event.start = arg->addr;
+	event.end = arg->addr + arg->length;
+
+	down_write(&mirror->lock);
+	devexcl_table_drop(mirror, event.start, event.end, false, &event);
+	devexcl_record(ctx, &event);
+	up_write(&mirror->lock);
+
+	atomic64_add(event.exclusive, &ctx->count.released);
+	arg->released = event.exclusive;
+	devexcl_mirror_put(mirror);
+	return 0;
+}
+
+/* Atomic operations */
+
+/* The value that @op makes of @old. All values are zero-extended. */
+static u64 devexcl_op_result(const struct devexcl_atomic_op *op, u64 old,
+			     u64 operand, u64 compare)
+{
+	unsigned int sign = 64 - op->width * BITS_PER_BYTE;
+	s64 sold = (s64)(old << sign) >> sign;
+	s64 soperand = (s64)(operand << sign) >> sign;
+
+	switch (op->op) {
+	case DEVEXCL_OP_ADD:
+		return old + operand;
+	case DEVEXCL_OP_SUB:
+		return old - operand;
+	case DEVEXCL_OP_AND:
+		return old & operand;
+	case DEVEXCL_OP_OR:
+		return old | operand;
+	case DEVEXCL_OP_XOR:
+		return old ^ operand;
+	case DEVEXCL_OP_XCHG:
+		return operand;
+	case DEVEXCL_OP_CMPXCHG:
+		return old == compare ? operand : old;
+	case DEVEXCL_OP_UMIN:
+		return min(old, operand);
+	case DEVEXCL_OP_UMAX:
+		return max(old, operand);
+	case DEVEXCL_OP_SMIN:
+		return sold < soperand ? old : operand;
+	case DEVEXCL_OP_SMAX:
+		return sold > soperand ? old : operand;
+	case DEVEXCL_OP_INC_WRAP:
+		return old >= operand ? 0 : old + 1;
+	case DEVEXCL_OP_DEC_WRAP:
+		return !old || old > operand ? operand : old - 1;
+	}
+	return old;	/* not reached: devexcl_op_check() */
+}
+
+static u64 devexcl_load(const void *p, unsigned int width)
+{
+	switch (width) {
+	case 1:
+		return READ_ONCE(*(const u8 *)p);
+	case 2:
+		return READ_ONCE(*(const u16 *)p);
+	case 4:
+		return READ_ONCE(*(const u32 *)p);
+	default:
+		return READ_ONCE(*(const u64 *)p);
+	}
+}
+
+static void devexcl_store(void *p, unsigned int width, u64 value)
+{
+	switch (width) {
+	case 1:
+		WRITE_ONCE(*(u8 *)p, value);
+		break;
+	case 2:
+		WRITE_ONCE(*(u16 *)p, value);
+		break;
+	case 4:
+		WRITE_ONCE(*(u32 *)p, value);
+		break;
+	default:
+		WRITE_ONCE(*(u64 *)p, value);
+		break;
+	}
+}
+
+/* Return: what was there; it was replaced if it was @old. */
+static u64 devexcl_cmpxchg(void *p, unsigned int width, u64 old, u64 new)
+{
+	switch (width) {
+	case 1:
+		return cmpxchg((u8 *)p, (u8)old, (u8)new);
+	case 2:
+		return cmpxchg((u16 *)p, (u16)old, (u16)new);
+	case 4:
+		return cmpxchg((u32 *)p, (u32)old, (u32)new);
+	default:
+		return cmpxchg((u64 *)p, old, new);
+	}
+}
+
+/*
+ * Load, gap, store: if anybody else gets at the page meanwhile, an update is
+ * lost.
+ */
+static void devexcl_gap(unsigned int ns)
+{
+	if (ns >= 20 * 1000)
+		usleep_range(ns / 1000, ns / 1000 + 10);
+	else if (ns)
+		ndelay(ns);
+	else
+		cpu_relax();
+}
+
+static u64 devexcl_op_gap(const struct devexcl_atomic_op *op, void *p,
+			  u64 operand, u64 compare, unsigned int gap_ns)
+{
+	u64 old = devexcl_load(p, op->width);
+
+	devexcl_gap(gap_ns);
+	devexcl_store(p, op->width,
+		      devexcl_op_result(op, old, operand, compare));
+	return old;
+}
+
+/* The operation as one atomic instruction, as others would see it. */
+static u64 devexcl_op_instruction(const struct devexcl_atomic_op *op, void *p,
+				  u64 operand, u64 compare)
+{
+	u64 seen = devexcl_load(p, op->width);
+	u64 old;
+
+	do {
+		old = seen;
+		seen = devexcl_cmpxchg(p, op->width, old,
+				       devexcl_op_result(op, old, operand,
+							 compare));
+	} while (seen != old);
+	return old;
+}
+
+/* Carry out one operation on a page that the device holds. */
+static void devexcl_op_execute(struct devexcl_mirror_range *mirror,
+			       unsigned long *pte,
+			       const struct devexcl_atomic *arg,
+			       struct devexcl_atomic_op *op)
+{
+	unsigned int bits = op->width * BITS_PER_BYTE;
+	u64 operand = op->operand & GENMASK_ULL(bits - 1, 0);
+	u64 compare = op->compare & GENMASK_ULL(bits - 1, 0);
+	struct page *page = devexcl_pte_page(*pte);
+	struct devexcl_ctx *ctx = mirror->ctx;
+	struct mutex *unit = &ctx->unit[hash_ptr(page, DEVEXCL_UNIT_BITS)];
+	void *base, *p;
+
+	lockdep_assert_held_read(&mirror->lock);
+	if (!(*pte & DEVEXCL_PTE_DIRTY))
+		set_bit(DEVEXCL_PTE_DIRTY_BIT, pte);
+
+	mutex_lock(unit);
+	base = kmap_local_page(page);
+	p = base + offset_in_page(op->addr);
+	if (arg->flags & DEVEXCL_ATOMIC_GAP)
+		op->old = devexcl_op_gap(op, p, operand, compare, arg->gap_ns);
+	else
+		op->old = devexcl_op_instruction(op, p, operand, compare);
+	kunmap_local(base);
+	mutex_unlock(unit);
+
+	atomic64_inc(&ctx->count.ops);
+	trace_devexcl_atomic(ctx, op);
+}
+
+static int devexcl_op_check(const struct devexcl_atomic_op *op)
+{
+	if (op->op >= DEVEXCL_OP_NR || op->reserved)
+		return -EINVAL;
+	if (op->width > 8 || !is_power_of_2(op->width))
+		return -EINVAL;
+	/* A naturally aligned word cannot straddle a page. */
+	if (!IS_ALIGNED(op->addr, op->width))
+		return -EINVAL;
+	return 0;
+}
+
+/*
+ * Carry out one operation; acquire the page first if need be and wanted.
+ *
+ * The page may be taken away again before the operation gets to it. That is
+ * no error, as long as it does not go on for ever.
+ */
+static int devexcl_op_run(struct devexcl_mirror_range *mirror,
+			  const struct devexcl_atomic *arg,
+			  struct devexcl_atomic_op *op)
+{
+	unsigned int round;
+	unsigned long *pte;
+	long got;
+
+	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
+		down_read(&mirror->lock);
+		pte = devexcl_pte_allowing(mirror, op->addr,
+					   DEVEXCL_PTE_EXCLUSIVE);
+		if (pte)
+			devexcl_op_execute(mirror, pte, arg, op);
+		up_read(&mirror->lock);
+		if (pte)
+			return 0;
+		if (!(arg->flags & DEVEXCL_ATOMIC_ACQUIRE))
+			return -EACCES;
+
+		if (signal_pending(current))
+			return -EINTR;
+		got = devexcl_acquire(mirror, op->addr & PAGE_MASK, 1);
+		if (got < 0 && got != -EBUSY)
+			return got;
+		cond_resched();
+	}
+	return -EBUSY;
+}
+
+/*
+ * Run some operations, and note the result of each.
+ *
+ * Return: how many were carried out; the next one, if any, has its error set.
+ */
+static unsigned int devexcl_ops_run(struct devexcl_ctx *ctx,
+				    const struct devexcl_atomic *arg,
+				    struct devexcl_atomic_op *ops,
+				    unsigned int nr)
+{
+	struct devexcl_mirror_range *mirror = NULL;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		struct devexcl_atomic_op *op = &ops[i];
+
+		op->error = devexcl_op_check(op);
+		if (!op->error && signal_pending(current))
+			op->error = -EINTR;
+		if (op->error)
+			break;
+		if (!mirror || op->addr < mirror->start ||
+		    op->addr >= mirror->end) {
+			devexcl_mirror_put(mirror);
+			mirror = devexcl_mirror_get(ctx, op->addr);
+		}
+		op->error = mirror ? devexcl_op_run(mirror, arg, op) : -ENXIO;
+		if (op->error)
+			break;
+	}
+	devexcl_mirror_put(mirror);
+	return i;
+}
+
+static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_atomic_op __user *uops;
+	struct devexcl_atomic *arg = data;
+	struct devexcl_atomic_op *ops;
+	int ret = 0;
+
+	uops = u64_to_user_ptr(arg->ops);
+	arg->done = 0;
+	if (arg->reserved || !arg->nr_ops || arg->gap_ns > DEVEXCL_MAX_GAP_NS)
+		return -EINVAL;
+	if (arg->gap_ns && !(arg->flags & DEVEXCL_ATOMIC_GAP))
+		return -EINVAL;
+
+	ops = kmalloc_array(DEVEXCL_BATCH_OPS, sizeof(*ops), GFP_KERNEL);
+	if (!ops)
+		return -ENOMEM;
+
+	while (!ret && arg->done < arg->nr_ops) {
+		unsigned int nr = min_t(u64, arg->nr_ops - arg->done,
+					DEVEXCL_BATCH_OPS);
+		unsigned int ran, told;
+
+		/* What could not be reported must not be done. */
+		if (copy_from_user(ops, uops + arg->done, nr * sizeof(*ops)) ||
+		    fault_in_writeable((char __user *)(uops + arg->done),
+				       nr * sizeof(*ops))) {
+			ret = -EFAULT;
+			break;
+		}
+		ran = devexcl_ops_run(ctx, arg, ops, nr);
+		told = ran;
+		if (ran < nr) {
+			told++;
+			ret = devexcl_count_error(ctx, ops[ran].error);
+		}
+		if (copy_to_user(uops + arg->done, ops, told * sizeof(*ops)))
+			ret = -EFAULT;
+		arg->done += ran;
+		cond_resched();
+	}
+	kfree(ops);
+	return arg->done ? 0 : ret;
+}
+
+/* Ordinary access */
+
+/* Map one page for the device as hmm_range_fault() finds it. */
+static int devexcl_map_page(struct devexcl_mirror_range *mirror,
+			    unsigned long addr, unsigned long access)
+{
+	struct mm_struct *mm = mirror->ctx->mm;
+	unsigned long pfn;
+	struct hmm_range range = {
+		.notifier = &mirror->notifier,
+		.start = addr,
+		.end = addr + PAGE_SIZE,
+		.hmm_pfns = &pfn,
+		.default_flags = HMM_PFN_REQ_FAULT,
+	};
+	int ret;
+
+	if (access & DEVEXCL_PTE_WRITE)
+		range.default_flags |= HMM_PFN_REQ_WRITE;
+
+	range.notifier_seq = mmu_interval_read_begin(range.notifier);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	ret = hmm_range_fault(&range);
+	mmap_read_unlock(mm);
+	if (ret)
+		return ret == -EBUSY ? -EAGAIN : ret;
+
+	down_write(&mirror->lock);
+	if (mirror->dead)
+		ret = -ENXIO;
+	else if (devexcl_seq_moved(mirror, range.notifier_seq))
+		ret = -EAGAIN;
+	else if (!devexcl_pte_allowing(mirror, addr, access))
+		devexcl_pte_install(mirror, addr, hmm_pfn_to_page(pfn), access);
+	up_write(&mirror->lock);
+	return ret;
+}
+
+/* Copy between a device page and kernel memory, both within one page. */
+static int devexcl_copy_page(struct devexcl_mirror_range *mirror,
+			     unsigned long addr, void *buf, unsigned long len,
+			     bool write)
+{
+	unsigned long access = DEVEXCL_PTE_READ;
+	unsigned int round;
+	int ret;
+
+	if (write)
+		access |= DEVEXCL_PTE_WRITE;
+	ret = devexcl_table_reserve(mirror, addr, addr + len);
+	if (ret)
+		return ret;
+
+	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
+		unsigned long *pte;
+
+		down_read(&mirror->lock);
+		pte = devexcl_pte_allowing(mirror, addr, access);
+		if (pte && write) {
+			memcpy_to_page(devexcl_pte_page(*pte),
+				       offset_in_page(addr), buf, len);
+			set_bit(DEVEXCL_PTE_DIRTY_BIT, pte);
+		} else if (pte) {
+			memcpy_from_page(buf, devexcl_pte_page(*pte),
+					 offset_in_page(addr), len);
+		}
+		up_read(&mirror->lock);
+		if (pte)
+			return 0;
+
+		ret = devexcl_map_page(mirror, addr & PAGE_MASK, access);
+		if (ret == -EAGAIN) {
+			atomic64_inc(&mirror->ctx->count.retries);
+			trace_devexcl_retry(mirror->ctx, addr, round);
+		} else if (ret) {
+			return ret;
+		}
+		if (signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return -EBUSY;
+}
+
+static int devexcl_copy_some(struct devexcl_mirror_range *mirror,
+			     unsigned long addr, void __user *ubuf, void *buf,
+			     unsigned long len, bool write)
+{
+	int ret;
+
+	if (signal_pending(current))
+		return -EINTR;
+	if (write && copy_from_user(buf, ubuf, len))
+		return -EFAULT;
+	ret = devexcl_copy_page(mirror, addr, buf, len, write);
+	if (ret)
+		return ret;
+	if (!write && copy_to_user(ubuf, buf, len))
+		return -EFAULT;
+	return 0;
+}
+
+static int devexcl_ioctl_copy(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_copy *arg = data;
+	struct devexcl_mirror_range *mirror;
+	int ret = 0;
+	void *buf;
+
+	arg->copied = 0;
+	if (!arg->length)
+		return -EINVAL;
+	if (arg->addr + arg->length < arg->addr)
+		return -EOVERFLOW;
+	mirror = devexcl_mirror_get_range(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+	buf = (void *)__get_free_page(GFP_KERNEL);
+	if (!buf)
+		ret = -ENOMEM;
+
+	while (!ret && arg->copied < arg->length) {
+		unsigned long addr = arg->addr + arg->copied;
+		unsigned long len = min_t(u64, arg->length - arg->copied,
+					  PAGE_SIZE - offset_in_page(addr));
+
+		ret = devexcl_copy_some(mirror, addr,
+					u64_to_user_ptr(arg->buf + arg->copied),
+					buf, len,
+					arg->flags & DEVEXCL_COPY_WRITE);
+		if (!ret)
+			arg->copied += len;
+	}
+	if (ret)
+		devexcl_count_error(ctx, ret);
+	atomic64_add(arg->copied, &ctx->count.bytes_copied);
+	free_page((unsigned long)buf);
+	devexcl_mirror_put(mirror);
+	return arg->copied ? 0 : ret;
+}
+
+/* Looking at the device */
+
+static void devexcl_page_info(struct devexcl_mirror_range *mirror,
+			      unsigned long addr, struct devexcl_page *info)
+{
+	struct devexcl_leaf *leaf = devexcl_leaf(mirror, addr);
+	unsigned long slot = devexcl_index(mirror, addr) % DEVEXCL_LEAF_PAGES;
+	struct folio *folio;
+	struct page *page;
+	u64 seq;
+
+	lockdep_assert_held(&mirror->lock);
+	memset(info, 0, sizeof(*info));
+	if (!leaf || !leaf->pte[slot])
+		return;
+
+	/* Nobody takes the page away while we hold the lock. */
+	page = devexcl_pte_page(leaf->pte[slot]);
+	folio = page_folio(page);
+	info->access = leaf->pte[slot] &
+		       (DEVEXCL_ACCESS_READ | DEVEXCL_ACCESS_WRITE |
+			DEVEXCL_ACCESS_EXCLUSIVE | DEVEXCL_ACCESS_DIRTY);
+	info->order = folio_order(folio);
+	info->pfn = page_to_pfn(page);
+	info->refcount = folio_ref_count(folio);
+	info->mapcount = devexcl_folio_mapcount(folio);
+	/* The newest number that ends in the 32 bits that were kept. */
+	seq = devexcl_ring_seq(&mirror->ctx->ring);
+	info->since = seq - (u32)((u32)seq - leaf->since[slot]);
+}
+
+static int devexcl_ioctl_query(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_page infos[DEVEXCL_BATCH_INFOS];
+	struct devexcl_query *arg = data;
+	struct devexcl_page __user *uinfos = u64_to_user_ptr(arg->pages);
+	u64 nr_pages = arg->length >> PAGE_SHIFT;
+	struct devexcl_mirror_range *mirror;
+	int ret = 0;
+
+	/* The ABI's bits are the page table's. */
+	BUILD_BUG_ON(DEVEXCL_ACCESS_READ != DEVEXCL_PTE_READ);
+	BUILD_BUG_ON(DEVEXCL_ACCESS_WRITE != DEVEXCL_PTE_WRITE);
+	BUILD_BUG_ON(DEVEXCL_ACCESS_EXCLUSIVE != DEVEXCL_PTE_EXCLUSIVE);
+	BUILD_BUG_ON(DEVEXCL_ACCESS_DIRTY != DEVEXCL_PTE_DIRTY);
+
+	arg->done = 0;
+	mirror = devexcl_mirror_get_pages(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+
+	while (arg->done < nr_pages) {
+		unsigned long addr = arg->addr + (arg->done << PAGE_SHIFT);
+		unsigned int nr = min_t(u64, nr_pages - arg->done,
+					ARRAY_SIZE(infos));
+		unsigned int i;
+
+		down_read(&mirror->lock);
+		for (i = 0; i < nr; i++)
+			devexcl_page_info(mirror, addr + i * PAGE_SIZE,
+					  &infos[i]);
+		up_read(&mirror->lock);
+
+		if (copy_to_user(uinfos + arg->done, infos,
+				 nr * sizeof(*infos))) {
+			ret = -EFAULT;
+			break;
+		}
+		arg->done += nr;
+		if (signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		cond_resched();
+	}
+	devexcl_mirror_put(mirror);
+	return arg->done ? 0 : ret;
+}
+
+static int devexcl_ioctl_info(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_info *arg = data;
+
+	arg->abi_version = DEVEXCL_ABI_VERSION;
+	arg->device = ctx->device->id;
+	arg->ndevices = ndevices;
+	arg->page_size = PAGE_SIZE;
+	arg->max_mirrors = DEVEXCL_MAX_MIRRORS;
+	arg->max_events = DEVEXCL_MAX_EVENTS;
+	arg->max_gap_ns = DEVEXCL_MAX_GAP_NS;
+	arg->restore_cause = DEVEXCL_RESTORE_CAUSE;
+	arg->caps = DEVEXCL_CAPS;
+	arg->ops = GENMASK_ULL(DEVEXCL_OP_NR - 1, 0);
+	arg->broken = DEVEXCL_BROKEN_NO_RETRY | DEVEXCL_BROKEN_NO_OWNER_FILTER |
+		      DEVEXCL_BROKEN_NO_DIRTY |
+		      DEVEXCL_BROKEN_IGNORE_INVALIDATE;
+	return 0;
+}
+
+static int devexcl_ioctl_stats(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_counters *count = &ctx->count;
+	struct devexcl_stats *arg = data;
+	int i;
+
+	arg->mirrors = READ_ONCE(ctx->nr_mirrors);
+	arg->held = atomic64_read(&ctx->held);
+	arg->mapped = atomic64_read(&ctx->mapped);
+	arg->table_bytes = atomic64_read(&ctx->leaves) *
+			   sizeof(struct devexcl_leaf);
+	arg->acquired = atomic64_read(&count->acquired);
+	arg->released = atomic64_read(&count->released);
+	arg->own = atomic64_read(&count->own);
+	arg->retries = atomic64_read(&count->retries);
+	arg->ops = atomic64_read(&count->ops);
+	arg->bytes_copied = atomic64_read(&count->bytes_copied);
+	arg->events_lost = atomic64_read(&count->events_lost);
+	for (i = 0; i < DEVEXCL_CAUSE_NR; i++) {
+		arg->calls[i] = atomic64_read(&count->calls[i]);
+		arg->lost[i] = atomic64_read(&count->lost[i]);
+	}
+	for (i = 0; i < DEVEXCL_ERROR_NR; i++)
+		arg->errors[i] = atomic64_read(&count->errors[i]);
+	return 0;
+}
+
+static int devexcl_ioctl_inject(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_inject *arg = data;
+
+	if (arg->broken & ~(DEVEXCL_BROKEN_NO_RETRY |
+			    DEVEXCL_BROKEN_NO_OWNER_FILTER |
+			    DEVEXCL_BROKEN_NO_DIRTY |
+			    DEVEXCL_BROKEN_IGNORE_INVALIDATE))
+		return -EINVAL;
+	if (arg->retries > INT_MAX)
+		return -EINVAL;
+	WRITE_ONCE(ctx->broken, arg->broken);
+	atomic_set(&ctx->inject_retries, arg->retries);
+	return 0;
+}
+
+/* Files */
+
+union devexcl_args {
+	struct {
+		__u32 size;
+		__u32 flags;
+	};
+	struct devexcl_info info;
+	struct devexcl_mirror mirror;
+	struct devexcl_acquire acquire;
+	struct devexcl_release release;
+	struct devexcl_atomic atomic;
+	struct devexcl_copy copy;
+	struct devexcl_query query;
+	struct devexcl_stats stats;
+	struct devexcl_inject inject;
+};
+
+/**
+ * struct devexcl_ioctl - how an ioctl is called
+ * @cmd: number
+ * @size: of its structure
+ * @flags: flags that it knows
+ * @any_mm: may be called from any address space
+ * @fn: does it; the structure is copied back whatever it returns
+ */
+struct devexcl_ioctl {
+	unsigned int cmd;
+	unsigned int size;
+	unsigned int flags;
+	bool any_mm;
+	int (*fn)(struct devexcl_ctx *ctx, void *arg);
+};
+
+#define DEVEXCL_IOCTL(_cmd, _name, _member, _flags, _any_mm)		\
+	[_IOC_NR(_cmd)] = {						\
+		.cmd = _cmd,						\
+		.size = sizeof_field(union devexcl_args, _member),	\
+		.flags = _flags,					\
+		.any_mm = _any_mm,					\
+		.fn = devexcl_ioctl_##_name,				\
+	}
+
+static const struct devexcl_ioctl devexcl_ioctls[] = {
+	DEVEXCL_IOCTL(DEVEXCL_INFO, info, info, 0, true),
+	DEVEXCL_IOCTL(DEVEXCL_MIRROR, mirror, mirror, DEVEXCL_MIRROR_QUIET,
+		      false),
+	DEVEXCL_IOCTL(DEVEXCL_UNMIRROR, unmirror, mirror, 0, false),
+	DEVEXCL_IOCTL(DEVEXCL_ACQUIRE, acquire, acquire, 0, false),
+	DEVEXCL_IOCTL(DEVEXCL_RELEASE, release, release, 0, false),
+	DEVEXCL_IOCTL(DEVEXCL_ATOMIC, atomic, atomic,
+		      DEVEXCL_ATOMIC_ACQUIRE | DEVEXCL_ATOMIC_GAP, false),
+	DEVEXCL_IOCTL(DEVEXCL_COPY, copy, copy, DEVEXCL_COPY_WRITE, false),
+	DEVEXCL_IOCTL(DEVEXCL_QUERY, query, query, 0, false),
+	DEVEXCL_IOCTL(DEVEXCL_STATS, stats, stats, 0, true),
+	DEVEXCL_IOCTL(DEVEXCL_INJECT, inject, inject, 0, false),
+};
+
+/* The only address space that a context may work on is its own. */
+static int devexcl_check_mm(const struct devexcl_ctx *ctx)
+{
+	if (current->mm == ctx->mm)
+		return 0;
+	return atomic_read(&ctx->mm->mm_users) ? -EPERM : -ESRCH;
+}
+
+static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
+				   unsigned long uarg)
+{
+	struct devexcl_ctx *ctx = file->private_data;
+	void __user *user = (void __user *)uarg;
+	unsigned int nr = _IOC_NR(cmd);
+	const struct devexcl_ioctl *ioctl;
+	union devexcl_args args;
+	u32 size;
+	int ret;
+
+	if (nr >= ARRAY_SIZE(devexcl_ioctls) || cmd != devexcl_ioctls[nr].cmd)
+		return -ENOTTY;
+	ioctl = &devexcl_ioctls[nr];
+
+	if (get_user(size, (u32 __user *)user))
+		return -EFAULT;
+	if (size < ioctl->size)
+		return -EINVAL;
+	if (size > PAGE_SIZE)
+		return -E2BIG;
+	ret = copy_struct_from_user(&args, ioctl->size, user, size);
+	if (ret)
+		return ret;
+	if (args.flags & ~ioctl->flags)
+		return -EINVAL;
+	/* An answer that could not be given must not have been earned. */
+	args.size = size;
+	if (copy_to_user(user, &args, ioctl->size))
+		return -EFAULT;
+
+	if (!ioctl->any_mm) {
+		ret = devexcl_check_mm(ctx);
+		if (ret)
+			return ret;
+	}
+	ret = ioctl->fn(ctx, &args);
+	if (copy_to_user(user, &args, ioctl->size))
+		return -EFAULT;
+	return ret;
+}
+
+/*
+ * Hand over as many records as there are, and as there is room for.
+ *
+ * Return: how many, or -EFAULT.
+ */
+static ssize_t devexcl_ring_read(struct devexcl_ring *ring,
+				 struct devexcl_event __user *buf, size_t room)
+{
+	struct devexcl_event events[DEVEXCL_BATCH_EVENTS];
+	size_t done = 0;
+
+	while (done < room) {
+		unsigned int nr = min(room - done, ARRAY_SIZE(events));
+
+		/* What cannot be handed over must not be taken. */
+		if (fault_in_writeable((char __user *)(buf + done),
+				       nr * sizeof(*events)))
+			return done ?: -EFAULT;
+		nr = devexcl_ring_take(ring, events, nr);
+		if (!nr)
+			break;
+		if (copy_to_user(buf + done, events, nr * sizeof(*events)))
+			return done ?: -EFAULT;
+		done += nr;
+	}
+	return done;
+}
+
+static ssize_t devexcl_read(struct file *file, char __user *buf, size_t count,
+			    loff_t *pos)
+{
+	struct devexcl_ctx *ctx = file->private_data;
+	struct devexcl_ring *ring = &ctx->ring;
+	size_t room = count / sizeof(struct devexcl_event);
+	ssize_t nr;
+	int ret;
+
+	if (!room)
+		return -EINVAL;
+	for (;;) {
+		nr = devexcl_ring_read(ring, (void __user *)buf, room);
+		if (nr)
+			return nr < 0 ? nr : nr * sizeof(struct devexcl_event);
+		if (file->f_flags & O_NONBLOCK)
+			return -EAGAIN;
+		ret = wait_event_interruptible(ring->wait,
+					       devexcl_ring_readable(ring));
+		if (ret)
+			return ret;
+	}
+}
+
+static __poll_t devexcl_poll(struct file *file, struct poll_table_struct *wait)
+{
+	struct devexcl_ctx *ctx = file->private_data;
+
+	poll_wait(file, &ctx->ring.wait, wait);
+	return devexcl_ring_readable(&ctx->ring) ? EPOLLIN | EPOLLRDNORM : 0;
+}
+
+static int devexcl_open(struct inode *inode, struct file *file)
+{
+	/* misc_open() left it there for us. */
+	struct miscdevice *misc = file->private_data;
+	struct devexcl_ctx *ctx;
+	int i;
+
+	if (!current->mm)
+		return -EINVAL;
+	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL_ACCOUNT);
+	if (!ctx)
+		return -ENOMEM;
+	ctx->ring.events = kvcalloc(DEVEXCL_MAX_EVENTS,
+				    sizeof(*ctx->ring.events),
+				    GFP_KERNEL_ACCOUNT);
+	if (!ctx->ring.events) {
+		kfree(ctx);
+		return -ENOMEM;
+	}
+	spin_lock_init(&ctx->ring.lock);
+	init_waitqueue_head(&ctx->ring.wait);
+	mutex_init(&ctx->mirror_lock);
+	for (i = 0; i < ARRAY_SIZE(ctx->unit); i++)
+		mutex_init(&ctx->unit[i]);
+	mt_init_flags(&ctx->mirrors, MT_FLAGS_USE_RCU);
+	ctx->device = container_of(misc, struct devexcl_device, misc);
+	ctx->mm = current->mm;
+	mmgrab(ctx->mm);
+	file->private_data = ctx;
+	return stream_open(inode, file);
+}
+
+/* The last user of the file is gone, so nobody else uses the context. */
+static int devexcl_release(struct inode *inode, struct file *file)
+{
+	struct devexcl_ctx *ctx = file->private_data;
+	struct devexcl_mirror_range *mirror;
+	unsigned long index = 0;
+
+	mt_for_each(&ctx->mirrors, mirror, index, ULONG_MAX)
+		devexcl_mirror_remove(mirror);
+	mtree_destroy(&ctx->mirrors);
+	WARN_ON_ONCE(atomic64_read(&ctx->held) || atomic64_read(&ctx->mapped) ||
+		     atomic64_read(&ctx->leaves));
+	mmdrop(ctx->mm);
+	kvfree(ctx->ring.events);
+	kfree(ctx);
+	return 0;
+}
+
+static const struct file_operations devexcl_fops = {
+	.owner = THIS_MODULE,
+	.open = devexcl_open,
+	.release = devexcl_release,
+	.read = devexcl_read,
+	.poll = devexcl_poll,
+	.unlocked_ioctl = devexcl_unlocked_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static void devexcl_unregister(unsigned int nr)
+{
+	while (nr--)
+		misc_deregister(&devexcl_devices[nr].misc);
+	kmem_cache_destroy(devexcl_leaf_cache);
+}
+
+static int __init devexcl_init(void)
+{
+	unsigned int i;
+	int ret;
+
+	if (!ndevices || ndevices > DEVEXCL_MAX_DEVICES) {
+		pr_err("ndevices must be from 1 to %u, not %u\n",
+		       DEVEXCL_MAX_DEVICES, ndevices);
+		return -EINVAL;
+	}
+	devexcl_leaf_cache = KMEM_CACHE(devexcl_leaf, SLAB_ACCOUNT);
+	if (!devexcl_leaf_cache)
+		return -ENOMEM;
+
+	for (i = 0; i < ndevices; i++) {
+		struct devexcl_device *device = &devexcl_devices[i];
+
+		device->id = i;
+		snprintf(device->name, sizeof(device->name), "devexcl%u", i);
+		device->misc.minor = MISC_DYNAMIC_MINOR;
+		device->misc.name = device->name;
+		device->misc.fops = &devexcl_fops;
+		device->misc.mode = 0600;
+		ret = misc_register(&device->misc);
+		if (ret) {
+			pr_err("cannot register %s: %d\n", device->name, ret);
+			devexcl_unregister(i);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+static void __exit devexcl_exit(void)
+{
+	devexcl_unregister(ndevices);
+}
+
+module_init(devexcl_init);
+module_exit(devexcl_exit);
+
+MODULE_DESCRIPTION("Emulated device that tests device-exclusive memory");
+MODULE_LICENSE("GPL");
+MODULE_INFO(test, "Y");
