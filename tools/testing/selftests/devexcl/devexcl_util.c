@@ -1,0 +1,668 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What all tests of device-exclusive memory share; see devexcl_util.h
+ */
+#include <poll.h>
+#include <sched.h>
+#include <sys/wait.h>
+
+#include "devexcl_util.h"
+
+/* Times that a locked folio is tried again, before it is an error. */
+#define MAX_BUSY	100000
+
+static int64_t exclusive_swap_type = -1;
+static char wrong[256];
+
+#define say_wrong(...)							\
+	(snprintf(wrong, sizeof(wrong), __VA_ARGS__), (const char *)wrong)
+
+size_t page_size(void)
+{
+	static size_t size;
+
+	if (!size)
+		size = sysconf(_SC_PAGESIZE);
+	return size;
+}
+
+size_t thp_size(void)
+{
+	const char *name = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+	size_t size = 0;
+	FILE *f = fopen(name, "r");
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%zu", &size) != 1)
+		size = 0;
+	fclose(f);
+	return size;
+}
+
+/* Devices */
+
+int dev_ioctl(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) ? -errno : 0;
+}
+
+int dev_open(struct dev *dev, unsigned int n)
+{
+	char name[32];
+	int ret;
+
+	memset(dev, 0, sizeof(*dev));
+	dev->info.size = sizeof(dev->info);
+	snprintf(name, sizeof(name), "/dev/devexcl%u", n);
+	dev->fd = open(name, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (dev->fd < 0) {
+		dev->fd = 0;
+		return -errno;
+	}
+	ret = dev_ioctl(dev->fd, DEVEXCL_INFO, &dev->info);
+	if (ret) {
+		close(dev->fd);
+		dev->fd = 0;
+	}
+	return ret;
+}
+
+void dev_close(struct dev *dev)
+{
+	if (dev->fd > 0)
+		close(dev->fd);
+	dev->fd = 0;
+}
+
+int dev_mirror_flags(struct dev *dev, const void *p, size_t size,
+		     unsigned int flags)
+{
+	struct devexcl_mirror arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.addr = (uintptr_t)p,
+		.length = size,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_MIRROR, &arg);
+}
+
+int dev_mirror(struct dev *dev, const void *p, size_t size)
+{
+	return dev_mirror_flags(dev, p, size, 0);
+}
+
+int dev_unmirror(struct dev *dev, const void *p, size_t size)
+{
+	struct devexcl_mirror arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = size,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_UNMIRROR, &arg);
+}
+
+long dev_acquire(struct dev *dev, const void *p, size_t pages)
+{
+	return dev_acquire_status(dev, p, pages, NULL);
+}
+
+long dev_acquire_status(struct dev *dev, const void *p, size_t pages,
+			int32_t *status)
+{
+	struct devexcl_acquire arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = pages * page_size(),
+		.status = (uintptr_t)status,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_ACQUIRE, &arg) ?: arg.acquired;
+}
+
+int dev_acquire_all(struct dev *dev, const void *p, size_t pages)
+{
+	const char *start = p;
+	size_t done = 0;
+	int busy = 0;
+
+	while (done < pages) {
+		long got = dev_acquire(dev, start + done * page_size(),
+				       pages - done);
+
+		if (got > 0)
+			done += got;
+		else if (got != -EBUSY || (dev->info.caps & DEVEXCL_CAP_WAITS) ||
+			 ++busy == MAX_BUSY)
+			return got;
+		else
+			sched_yield();
+	}
+	return 0;
+}
+
+int dev_acquire_one(struct dev *dev, const void *p)
+{
+	return dev_acquire_all(dev, p, 1);
+}
+
+long dev_release(struct dev *dev, const void *p, size_t pages)
+{
+	struct devexcl_release arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = pages * page_size(),
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_RELEASE, &arg) ?: arg.released;
+}
+
+long dev_atomic(struct dev *dev, struct devexcl_atomic_op *ops, size_t nr,
+		unsigned int flags, unsigned int gap_ns)
+{
+	struct devexcl_atomic arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.ops = (uintptr_t)ops,
+		.nr_ops = nr,
+		.gap_ns = gap_ns,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_ATOMIC, &arg) ?: arg.done;
+}
+
+int dev_add(struct dev *dev, uint64_t *p, uint64_t value, uint64_t *old)
+{
+	struct devexcl_atomic_op op = {
+		.addr = (uintptr_t)p,
+		.operand = value,
+		.op = DEVEXCL_OP_ADD,
+		.width = sizeof(*p),
+	};
+	long done = dev_atomic(dev, &op, 1, 0, 0);
+
+	if (old)
+		*old = op.old;
+	return done < 0 ? done : 0;
+}
+
+long dev_copy(struct dev *dev, void *p, void *buf, size_t size,
+	      unsigned int flags)
+{
+	struct devexcl_copy arg = {
+		.size = sizeof(arg),
+		.flags = flags,
+		.addr = (uintptr_t)p,
+		.length = size,
+		.buf = (uintptr_t)buf,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_COPY, &arg) ?: arg.copied;
+}
+
+int dev_read_word(struct dev *dev, const uint64_t *p, uint64_t *value)
+{
+	long copied = dev_copy(dev, (void *)p, value, sizeof(*value), 0);
+
+	return copied < 0 ? copied : 0;
+}
+
+int dev_write_word(struct dev *dev, uint64_t *p, uint64_t value)
+{
+	long copied = dev_copy(dev, p, &value, sizeof(value),
+			       DEVEXCL_COPY_WRITE);
+
+	return copied < 0 ? copied : 0;
+}
+
+int dev_query(struct dev *dev, const void *p, size_t pages,
+	      struct devexcl_page *infos)
+{
+	struct devexcl_query arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = pages * page_size(),
+		.pages = (uintptr_t)infos,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_QUERY, &arg);
+}
+
+int dev_stats(struct dev *dev, struct devexcl_stats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	stats->size = sizeof(*stats);
+	return dev_ioctl(dev->fd, DEVEXCL_STATS, stats);
+}
+
+int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries)
+{
+	struct devexcl_inject arg = {
+		.size = sizeof(arg),
+		.broken = broken,
+		.retries = retries,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_INJECT, &arg);
+}
+
+/* Setting up */
+
+int calibrate_exclusive_entry(struct dev *dev)
+{
+	size_t size = page_size();
+	uint64_t word = 0;
+	char *p;
+	int ret;
+
+	if (exclusive_swap_type >= 0)
+		return 0;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	*p = 1;
+	ret = dev_mirror(dev, p, size) ?: dev_acquire_one(dev, p);
+	if (!ret) {
+		word = pagemap_of(p);
+		ret = dev_unmirror(dev, p, size);
+	}
+	munmap(p, size);
+	if (!ret && (word & PAGEMAP_PRESENT || !(word & PAGEMAP_SWAP)))
+		ret = -EBADMSG;
+	if (!ret)
+		exclusive_swap_type = word & 0x1f;
+	dev_forget_events(dev);
+	return ret;
+}
+
+int mem_map(struct mem *mem, size_t pages)
+{
+	mem->pages = pages;
+	mem->size = pages * page_size();
+	mem->p = mmap(NULL, mem->size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem->p == MAP_FAILED) {
+		mem->p = NULL;
+		return -errno;
+	}
+	/* Not offered by a kernel without THP; then there is no need. */
+	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
+	fill_mem(mem);
+	return 0;
+}
+
+void mem_unmap(struct mem *mem)
+{
+	if (mem->p)
+		munmap(mem->p, mem->size);
+	mem->p = NULL;
+}
+
+/* Data */
+
+static uint64_t pattern_word(size_t page, size_t word)
+{
+	return 0x9e3779b97f4a7c15ULL * (page * 4099 + word + 1);
+}
+
+uint64_t pattern_of(const struct mem *mem, size_t page)
+{
+	(void)mem;
+	return pattern_word(page, 0);
+}
+
+void fill_mem(const struct mem *mem)
+{
+	size_t words = page_size() / sizeof(uint64_t);
+	size_t page, i;
+
+	for (page = 0; page < mem->pages; page++)
+		for (i = 0; i < words; i++)
+			word_of(mem, page)[i] = pattern_word(page, i);
+}
+
+const char *check_data(const struct mem *mem, size_t first, size_t pages)
+{
+	size_t words = page_size() / sizeof(uint64_t);
+	size_t page, i;
+
+	for (page = first; page < first + pages; page++) {
+		for (i = 0; i < words; i++) {
+			uint64_t is = READ_MEM(&word_of(mem, page)[i]);
+			uint64_t want = pattern_word(page, i);
+
+			if (is != want)
+				return say_wrong("page %zu word %zu is %#llx, expected %#llx",
+						 page, i,
+						 (unsigned long long)is,
+						 (unsigned long long)want);
+		}
+	}
+	return NULL;
+}
+
+/* Events */
+
+long dev_read_events(struct dev *dev, struct devexcl_event *events, size_t nr)
+{
+	ssize_t got = read(dev->fd, events, nr * sizeof(*events));
+
+	if (got < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	return got / sizeof(*events);
+}
+
+static void add_event(struct taken *taken, const struct devexcl_event *event)
+{
+	taken->records++;
+	taken->lost += event->lost;
+	switch (event->type) {
+	case DEVEXCL_EVENT_ACQUIRE:
+		taken->acquired += event->exclusive;
+		break;
+	case DEVEXCL_EVENT_RELEASE:
+		taken->released += event->exclusive;
+		break;
+	case DEVEXCL_EVENT_INVALIDATE:
+		if (event->owner == DEVEXCL_OWNER_OWN)
+			taken->own++;
+		if (!event->exclusive)
+			break;
+		taken->calls++;
+		taken->exclusive += event->exclusive;
+		taken->causes |= 1U << event->cause;
+		taken->owners |= 1U << event->owner;
+		if (!taken->first || event->start < taken->first)
+			taken->first = event->start;
+		if (event->end > taken->last)
+			taken->last = event->end;
+		break;
+	}
+}
+
+int dev_taken(struct dev *dev, struct taken *taken)
+{
+	struct devexcl_event events[64];
+	long i, nr;
+
+	memset(taken, 0, sizeof(*taken));
+	while ((nr = dev_read_events(dev, events, 64)) > 0)
+		for (i = 0; i < nr; i++)
+			add_event(taken, &events[i]);
+	return nr;
+}
+
+void dev_forget_events(struct dev *dev)
+{
+	struct taken taken;
+
+	dev_taken(dev, &taken);
+}
+
+int dev_wait_event(struct dev *dev, unsigned int seconds)
+{
+	struct pollfd pollfd = { .fd = dev->fd, .events = POLLIN };
+	int ret = poll(&pollfd, 1, seconds * 1000);
+
+	if (ret < 0)
+		return -errno;
+	return ret ? 0 : -ETIME;
+}
+
+const char *check_taken(struct dev *dev, const struct mem *mem, size_t first,
+			size_t pages, uint32_t causes)
+{
+	struct taken taken;
+	int ret = dev_taken(dev, &taken);
+
+	if (ret)
+		return say_wrong("cannot read events: %s", strerror(-ret));
+	if (taken.lost)
+		return say_wrong("%llu event records are missing",
+				 (unsigned long long)taken.lost);
+	if (taken.exclusive != pages)
+		return say_wrong("%llu exclusive pages were taken (causes %#x), expected %zu",
+				 (unsigned long long)taken.exclusive,
+				 taken.causes, pages);
+	if (taken.causes & ~causes)
+		return say_wrong("pages were taken for causes %#x, expected %#x",
+				 taken.causes, causes);
+	return check_held(dev, mem, first, pages, false);
+}
+
+/* Entries */
+
+uint64_t pagemap_of(const void *p)
+{
+	off_t offset = (uintptr_t)p / page_size() * sizeof(uint64_t);
+	uint64_t word = 0;
+	int fd;
+
+	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &word, sizeof(word), offset) != sizeof(word))
+		word = 0;
+	close(fd);
+	return word;
+}
+
+enum entry entry_of(const void *p)
+{
+	uint64_t word = pagemap_of(p);
+
+	if (word & PAGEMAP_PRESENT)
+		return ENTRY_PRESENT;
+	if (!(word & PAGEMAP_SWAP))
+		return ENTRY_NONE;
+	if (exclusive_swap_type < 0)
+		return ENTRY_ERROR;
+	if ((int64_t)(word & 0x1f) == exclusive_swap_type)
+		return ENTRY_EXCLUSIVE;
+	return ENTRY_SWAP;
+}
+
+const char *entry_name(enum entry entry)
+{
+	static const char * const names[] = {
+		[ENTRY_NONE] = "none",
+		[ENTRY_PRESENT] = "present",
+		[ENTRY_EXCLUSIVE] = "exclusive",
+		[ENTRY_SWAP] = "swap",
+		[ENTRY_ERROR] = "unreadable",
+	};
+
+	return names[entry];
+}
+
+const char *check_entries(const struct mem *mem, size_t first, size_t pages,
+			  enum entry entry)
+{
+	size_t page;
+
+	for (page = first; page < first + pages; page++) {
+		enum entry is = entry_of(page_of(mem, page));
+
+		if (is != entry)
+			return say_wrong("entry of page %zu is %s, expected %s (pagemap %#llx)",
+					 page, entry_name(is), entry_name(entry),
+					 (unsigned long long)pagemap_of(page_of(mem, page)));
+	}
+	return NULL;
+}
+
+const char *check_held(struct dev *dev, const struct mem *mem, size_t first,
+		       size_t pages, bool held)
+{
+	struct devexcl_page info;
+	size_t page;
+	int ret;
+
+	for (page = first; page < first + pages; page++) {
+		bool is;
+
+		ret = dev_query(dev, page_of(mem, page), 1, &info);
+		if (ret)
+			return say_wrong("cannot query page %zu: %s", page,
+					 strerror(-ret));
+		is = info.access & DEVEXCL_ACCESS_EXCLUSIVE;
+		if (is != held)
+			return say_wrong("page %zu is %sheld by the device", page,
+					 held ? "not " : "");
+	}
+	return NULL;
+}
+
+/* Does this line of smaps begin a VMA? */
+static bool is_smaps_vma(const char *line, uintptr_t *start, uintptr_t *end)
+{
+	unsigned long long from, to;
+
+	if (sscanf(line, "%llx-%llx ", &from, &to) != 2)
+		return false;
+	*start = from;
+	*end = to;
+	return true;
+}
+
+long smaps_kb(const struct mem *mem, const char *field)
+{
+	uintptr_t start = 0, end = 0, p = (uintptr_t)mem->p;
+	size_t length = strlen(field);
+	char line[512];
+	long sum = 0;
+	FILE *f;
+
+	f = fopen("/proc/self/smaps", "r");
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f)) {
+		if (is_smaps_vma(line, &start, &end))
+			continue;
+		if (start < p || end > p + mem->size)
+			continue;
+		if (!strncmp(line, field, length) && line[length] == ':')
+			sum += strtol(line + length + 1, NULL, 10);
+	}
+	fclose(f);
+	return sum;
+}
+
+long mapcount_of(const void *p)
+{
+	uint64_t word = pagemap_of(p);
+	uint64_t count;
+	long ret;
+	int fd;
+
+	if (!(word & PAGEMAP_PRESENT))
+		return -ENOENT;
+	fd = open("/proc/kpagecount", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	ret = pread(fd, &count, sizeof(count),
+		    (word & PAGEMAP_PFN) * sizeof(count));
+	close(fd);
+	return ret == sizeof(count) ? (long)count : -EIO;
+}
+
+/*
+ * A page that was just faulted in waits in a batch of its CPU to be put onto
+ * the LRU list, and the batch holds a reference.
+ */
+static void drain_lru_batches(void)
+{
+	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "1", 1) != 1)
+		perror("drop_caches");
+	close(fd);
+}
+
+static const char *check_page_references(struct dev *dev,
+					 const struct mem *mem, size_t page)
+{
+	int mapcount = dev->info.caps & DEVEXCL_CAP_MAPCOUNT ? 1 : 0;
+	struct devexcl_page info;
+	int ret;
+
+	ret = dev_acquire_one(dev, page_of(mem, page)) ?:
+	      dev_query(dev, page_of(mem, page), 1, &info);
+	if (ret)
+		return say_wrong("cannot acquire page %zu: %s", page,
+				 strerror(-ret));
+	if (info.refcount != 1 || info.mapcount != mapcount)
+		return say_wrong("page %zu, exclusive, has %d references and %d mappings, expected 1 and %d",
+				 page, info.refcount, info.mapcount, mapcount);
+	return NULL;
+}
+
+const char *check_references(struct dev *dev, const struct mem *mem)
+{
+	const char *ret = NULL;
+	long kb = mem->size / 1024;
+	size_t page;
+
+	/* Get everything in, as an ordinary page. */
+	for (page = 0; page < mem->pages; page++)
+		WRITE_MEM(word_of(mem, page), READ_MEM(word_of(mem, page)));
+	drain_lru_batches();
+	for (page = 0; page < mem->pages && !ret; page++)
+		ret = check_page_references(dev, mem, page);
+	if (ret)
+		return ret;
+	if (smaps_kb(mem, "Rss") != kb)
+		return say_wrong("Rss of exclusive memory is %ld kB, expected %ld",
+				 smaps_kb(mem, "Rss"), kb);
+
+	for (page = 0; page < mem->pages; page++) {
+		long count;
+
+		READ_MEM(word_of(mem, page));
+		count = mapcount_of(page_of(mem, page));
+		if (count != 1)
+			return say_wrong("page %zu, restored, has %ld mappings, expected 1",
+					 page, count);
+	}
+	if (smaps_kb(mem, "Rss") != kb)
+		return say_wrong("Rss of restored memory is %ld kB, expected %ld",
+				 smaps_kb(mem, "Rss"), kb);
+	dev_forget_events(dev);
+	return check_entries(mem, 0, mem->pages, ENTRY_PRESENT);
+}
+
+/* Processes */
+
+int wait_child(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			return -errno;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+int gate_init(struct gate *gate)
+{
+	return pipe2(gate->pipe, O_CLOEXEC) ? -errno : 0;
+}
+
+void gate_open(struct gate *gate)
+{
+	if (write(gate->pipe[1], "", 1) != 1)
+		perror("gate");
+}
+
+int gate_wait(struct gate *gate)
+{
+	char byte;
+
+	return read(gate->pipe[0], &byte, 1) == 1 ? 0 : -EPIPE;
+}
