@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What differs between architectures: the only place that knows (cf. kunit's qemu_configs)."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+
+from devexcl_host import DevexclError
+
+
+@dataclass(frozen=True)
+class Arch:
+	"""One architecture that can be built for and booted."""
+
+	linux: str			# ARCH= of the kernel's make
+	source: str			# its folder under arch/
+	image: str			# what QEMU boots, in the build folder
+	qemu: str
+	machine: str
+	console: str
+	# Accelerators, best first, with the CPU model that is right for each.
+	# QEMU 7.2 emulates cmpxchg16b in a way that crashes guests at random.
+	accelerators: tuple[tuple[str, str], ...]
+	cmdline: tuple[str, ...] = field(default=())
+
+
+ARCHES = {
+	'x86_64': Arch(
+		linux='x86_64',
+		source='x86',
+		image='arch/x86/boot/bzImage',
+		qemu='qemu-system-x86_64',
+		machine='pc',
+		console='ttyS0',
+		accelerators=(('kvm', 'host'), ('tcg', 'max,-cx16')),
+		# Neither the keyboard controller nor the BIOS has anything to say here.
+		cmdline=('reboot=t', 'i8042.noaux', 'tsc=reliable'),
+	),
+}
+
+
+def host_arch() -> Arch:
+	machine = platform.machine()
+	try:
+		return ARCHES[machine]
+	except KeyError:
+		raise DevexclError(f'This machine is {machine}; so far only '
+				   f'{", ".join(ARCHES)} can be built and booted.') from None
