@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Collecting: runs the tests in guests, and writes down what happened.
+
+Nothing is judged here. The outcome is a list of attempts, one for each time
+that a program was run, kept in record.jsonl: from it the verdicts can be made,
+and made again.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import difflib
+import fnmatch
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional
+
+import devexcl_ktap
+import devexcl_splat
+from devexcl_build import Image
+from devexcl_host import DevexclError, terminal
+from devexcl_qemu import BootFailed, Event, Guest, unescape
+
+RECORD = 'record.jsonl'
+
+TEST_SECONDS = 60
+PROGRAM_SECONDS = 600
+LIST_SECONDS = 30
+# Past its limit the guest itself ends a test, and may take that long for it.
+GRACE_SECONDS = 30
+
+# The outcome of an attempt that the guest did not live to tell.
+CRASH, HANG = 'crash', 'hang'
+
+
+@dataclass
+class Attempt:
+	"""One program run once, and all that is known about it."""
+
+	program: str
+	test: str			# its full name; '' when the program is run as a whole
+	boot: int
+	output: list[str] = field(default_factory=list)
+	notes: list[str] = field(default_factory=list)
+	faults: list[str] = field(default_factory=list)
+	console: list[str] = field(default_factory=list)
+	how: str = ''			# exit, signal, timeout, stuck; crash, hang
+	code: int = 0
+	seconds: float = 0.0
+
+	@property
+	def name(self) -> str:
+		return self.test or self.program
+
+	@property
+	def lost(self) -> bool:
+		"""The guest is not to be used any more."""
+		return self.how in (CRASH, HANG, 'stuck')
+
+
+@dataclass(frozen=True)
+class Job:
+	program: str
+	test: str
+	command: tuple[str, ...]
+
+	@property
+	def name(self) -> str:
+		return self.test or self.program
+
+
+@dataclass(frozen=True)
+class Limits:
+	test: float = TEST_SECONDS
+	program: float = PROGRAM_SECONDS
+
+	@staticmethod
+	def of(image: Image, test: Optional[float] = None) -> 'Limits':
+		"""The selftests' own settings file gives the limit of a program."""
+		program = PROGRAM_SECONDS
+		settings = image.tests / 'settings'
+		if settings.is_file():
+			for line in settings.read_text(encoding='utf-8').splitlines():
+				key, _, value = line.partition('=')
+				if key.strip() == 'timeout' and value.strip().isdigit():
+					program = float(value) or PROGRAM_SECONDS
+		slow = 5 if image.manifest['debug'] else 1
+		return Limits((test or TEST_SECONDS) * slow, program * slow)
+
+
+# The module is put to the proof as well, when everything else is done.
+LAST_JOBS = (Job('module', 'module.unload', ('@unload',)),
+	     Job('module', 'module.kmemleak', ('@kmemleak',)),
+	     Job('module', 'module.reload', ('@load',)))
+
+
+def full_name(program: str, name: str) -> str:
+	"""A test's name anywhere: it begins with its program."""
+	return name if name.startswith(program + '.') else f'{program}.{name}'
+
+
+def matches(pattern: str, job: Job) -> bool:
+	"""A TESTS= glob is held against the program, the test, and the test without its program."""
+	names = {job.name, job.program}
+	if job.test:
+		names.add(job.test[len(job.program) + 1:])
+	return any(fnmatch.fnmatchcase(name, pattern) for name in names)
+
+
+def select(jobs: list[Job], patterns: list[str]) -> list[Job]:
+	"""The jobs that are asked for; a pattern that asks for nothing is a mistake."""
+	if not patterns:
+		return jobs
+	for pattern in patterns:
+		if not any(matches(pattern, job) for job in jobs):
+			names = sorted({job.name for job in jobs} | {job.program for job in jobs})
+			close = difflib.get_close_matches(pattern.strip('*'), names, n=8, cutoff=0.4) or \
+				sorted({job.program for job in jobs})
+			raise DevexclError(f"TESTS='{pattern}' matches no test. There are, for example: {', '.join(close)}")
+	return [job for job in jobs if any(matches(pattern, job) for pattern in patterns)]
+
+
+class Collector:
+	"""Runs jobs in one guest after the other until all are done."""
+
+	def __init__(self, image: Image, accelerator: tuple[str, str], folder: Path, *, limits: Limits,
+		     patterns: list[str], channel: str = 'virtio', cmdline: tuple[str, ...] = (),
+		     progress: Callable[['Collector', Job], None] = lambda collector, job: None,
+		     finished: Callable[[Attempt], None] = lambda attempt: None,
+		     needs_fresh_boot: Callable[[Attempt], bool] = lambda attempt: bool(
+			     devexcl_splat.splats(attempt.console))) -> None:
+		self.image = image
+		self.accelerator = accelerator
+		self.folder = folder
+		self.limits = limits
+		self.patterns = patterns
+		self.channel = channel
+		self.cmdline = cmdline
+		self.progress = progress
+		self.finished = finished
+		self.needs_fresh_boot = needs_fresh_boot
+		self.attempts: list[Attempt] = []
+		self.boots = 0
+		self.boot_seconds = 0.0
+		self.total = 0
+		self.done = 0
+		self.release = ''
+		self.spent: dict[str, float] = collections.defaultdict(float)
+		self._next_id = 0
+		self._record = None
+		self._written = 0
+
+	# -- the list of tests, without running any
+
+	def list_jobs(self) -> list[Job]:
+		with self._boot() as guest:
+			jobs = self._plan(guest)
+			guest.power_off()
+			return jobs
+
+	# -- all of it
+
+	def run(self) -> list[Attempt]:
+		queue: Optional[collections.deque[Job]] = None
+		with (self.folder / RECORD).open('w', encoding='utf-8') as self._record:
+			try:
+				while queue is None or queue:
+					with self._boot() as guest:
+						if queue is None:
+							queue = collections.deque(select(self._plan(guest), self.patterns))
+							self.total = len(queue)
+						self._serve(guest, queue)
+			finally:
+				self._write_down(len(self.attempts))
+		return self.attempts
+
+	def _serve(self, guest: Guest, queue: collections.deque) -> None:
+		"""Runs jobs until they are done or the guest is lost for further ones."""
+		while queue:
+			job = queue[0]
+			self.progress(self, job)
+			attempt = self._run(guest, job)
+			repeated = len(self.attempts) > 1 and self.attempts[-2].name == job.name
+			if attempt.how != CRASH or repeated:
+				queue.popleft()
+				self.done += 1
+			self.finished(attempt)
+			if attempt.lost:
+				break
+			if self.needs_fresh_boot(attempt):
+				self._power_off(guest)
+				break
+		else:
+			self._power_off(guest)
+
+	def _power_off(self, guest: Guest) -> None:
+		self.attempts[-1].console += guest.power_off()
+
+	def _boot(self) -> Guest:
+		"""A guest that is ready; a second try if the first one fails."""
+		for last_try in (False, True):
+			self.boots += 1
+			start = time.monotonic()
+			guest = Guest(self.image, accelerator=self.accelerator, channel=self.channel, cmdline=self.cmdline,
+				      console_log=self.folder / f'console-{self.boots}.log')
+			guest.__enter__()
+			try:
+				console = guest.wait_until_ready()
+			except BootFailed as err:
+				guest.__exit__(None, None, None)
+				if last_try:
+					raise
+				terminal.warn(f'boot {self.boots} failed, trying once more: {str(err).splitlines()[0]}')
+				continue
+			except BaseException:
+				guest.__exit__(None, None, None)
+				raise
+			break
+		self.boot_seconds += time.monotonic() - start
+		self.release = guest.hello.split(' ', 1)[0]
+		self._check_modules(guest, console)
+		self.attempts.append(Attempt('kernel', 'kernel.boot', self.boots, console=console, how='exit',
+					     output=['ok 1 boot'], notes=[guest.hello],
+					     seconds=time.monotonic() - start))
+		return guest
+
+	def _check_modules(self, guest: Guest, console: list[str]) -> None:
+		state = guest.hello.partition('modules=')[2]
+		if state not in ('loaded', 'builtin'):
+			guest.__exit__(None, None, None)
+			raise DevexclError(f'The module could not be loaded: {state}\n'
+					   + '\n'.join('    ' + line for line in console[-10:]))
+
+	def _write_down(self, count: int) -> None:
+		"""Makes the first attempts final: their part of the console is complete."""
+		for attempt in self.attempts[self._written:count]:
+			self._record.write(json.dumps(dataclasses.asdict(attempt)) + '\n')
+		self._record.flush()
+		self._written = count
+
+	# -- what there is to run
+
+	def _plan(self, guest: Guest) -> list[Job]:
+		jobs: list[Job] = []
+		for program in self.image.programs:
+			listing = self._execute(guest, Job(program, f'{program}.list', (f'./{program}', '-l')), LIST_SECONDS)
+			if listing.lost:
+				raise DevexclError(f'The guest did not survive "{program} -l":\n'
+						   + '\n'.join(devexcl_splat.excerpt(listing.console)))
+			names = devexcl_ktap.parse_list(listing.output) if listing.code in (0, 4) else None
+			if names is None:
+				jobs.append(Job(program, '', (f'./{program}',)))
+			else:
+				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name))
+					 for name in names]
+		last = [job for job in LAST_JOBS if job.command != ('@kmemleak',) or self.image.manifest['debug']]
+		return jobs + (last if self.image.modules else [])
+
+	# -- one program
+
+	def _run(self, guest: Guest, job: Job) -> Attempt:
+		left = self.limits.program - self.spent[job.program]
+		limit = min(self.limits.test, left) if job.test else self.limits.program
+		attempt = self._execute(guest, job, max(limit, 1.0), previous=self.attempts[-1])
+		self.spent[job.program] += attempt.seconds
+		self._write_down(len(self.attempts))
+		self.attempts.append(attempt)
+		return attempt
+
+	def _execute(self, guest: Guest, job: Job, limit: float, previous: Optional[Attempt] = None) -> Attempt:
+		"""Has the guest run a program, and listens until both its ends are told of.
+
+		The channel tells the end, the console the marker after it: they are two
+		lines, and either may be the slower one.
+		"""
+		self._next_id += 1
+		number = str(self._next_id)
+		attempt = Attempt(job.program, job.test, self.boots)
+		guest.send('run', number, str(int(limit * 1000)), job.name, *job.command)
+		start = time.monotonic()
+		deadline = start + limit + GRACE_SECONDS
+		part = ''
+		begun = ended = marked = False
+		while not (ended and marked):
+			event = guest.next_event(max(0.0, deadline - time.monotonic()))
+			if event.kind == 'console':
+				marker = devexcl_splat.MARKER.search(event.text)
+				ours = marker and marker.group(2) == number
+				begun = begun or bool(ours and marker.group(1) == 'begin')
+				marked = marked or bool(ours and marker.group(1) == 'end')
+				(attempt if begun or not previous else previous).console.append(event.text)
+			elif event.kind == 'channel':
+				word, ident, text = (event.text.split(' ', 2) + ['', ''])[:3]
+				text = unescape(text)
+				if ident != number:
+					continue
+				if word == 'part':
+					part += text
+				elif word == 'out':
+					attempt.output.append(part + text)
+					part = ''
+				elif word == 'note':
+					attempt.notes.append(text)
+				elif word == 'fault':
+					attempt.faults.append(text)
+				elif word == 'end':
+					how, code, milliseconds = text.split()
+					attempt.how, attempt.code = how, int(code)
+					attempt.seconds = int(milliseconds) / 1000
+					ended = True
+					deadline = time.monotonic() + GRACE_SECONDS
+			elif ended:
+				break		# the verdict is here; the console has been cut off
+			else:
+				self._lost(guest, attempt, event, time.monotonic() - start)
+				break
+		if part:
+			attempt.output.append(part)
+		return attempt
+
+	def _lost(self, guest: Guest, attempt: Attempt, event: Event, spent: float) -> None:
+		attempt.how = HANG if event.kind == 'silence' else CRASH
+		attempt.seconds = spent
+		if event.text:
+			attempt.notes.append(f'QEMU said: {event.text}')
+		if attempt.how == CRASH and not devexcl_splat.panicked(attempt.console):
+			attempt.notes.append('the guest ended without a panic')
+		guest.kill()
