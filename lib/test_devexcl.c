@@ -313,10 +313,12 @@ static bool devexcl_ring_extend(struct devexcl_ring *ring,
 	return true;
 }
 
-static void devexcl_record(struct devexcl_ctx *ctx,
-			   const struct devexcl_event *event)
+/* Return: number of the newest record, which is this one unless it was lost. */
+static u64 devexcl_record(struct devexcl_ctx *ctx,
+			  const struct devexcl_event *event)
 {
 	struct devexcl_ring *ring = &ctx->ring;
+	u64 seq;
 
 	spin_lock(&ring->lock);
 	if (!devexcl_ring_extend(ring, event)) {
@@ -331,8 +333,11 @@ static void devexcl_record(struct devexcl_ctx *ctx,
 			devexcl_ring_put(ring, event);
 		}
 	}
+	seq = ring->seq;
 	spin_unlock(&ring->lock);
-	wake_up_interruptible(&ring->wait);
+	if (wq_has_sleeper(&ring->wait))
+		wake_up_interruptible(&ring->wait);
+	return seq;
 }
 
 static unsigned int devexcl_ring_take(struct devexcl_ring *ring,
@@ -500,7 +505,7 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 
 	lockdep_assert_held_write(&mirror->lock);
 	/* If not, mm has changed the page and not told us: a kernel bug. */
-	WARN_ON_ONCE(old && !(old & DEVEXCL_PTE_KEPT) &&
+	WARN_ON_ONCE(old && !((old | access) & DEVEXCL_PTE_KEPT) &&
 		     devexcl_pte_page(old) != page);
 	if (old & DEVEXCL_PTE_KEPT)
 		put_page(devexcl_pte_page(old));
@@ -511,6 +516,7 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 
 	if (access & DEVEXCL_PTE_EXCLUSIVE) {
 		atomic64_inc(&ctx->held);
+		atomic64_inc(&ctx->count.acquired);
 		event.type = DEVEXCL_EVENT_ACQUIRE;
 		event.exclusive = 1;
 	} else {
@@ -518,11 +524,9 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 		event.type = DEVEXCL_EVENT_MAP;
 		event.shared = 1;
 	}
-	devexcl_record(ctx, &event);
-
 	leaf->pte[slot] = (unsigned long)page | access |
 			  (old & DEVEXCL_PTE_DIRTY);
-	leaf->since[slot] = devexcl_ring_seq(&ctx->ring);
+	leaf->since[slot] = devexcl_record(ctx, &event);
 }
 
 static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
@@ -715,8 +719,6 @@ static bool devexcl_seq_moved(struct devexcl_mirror_range *mirror,
 	lockdep_assert_held_write(&mirror->lock);
 	if (atomic_dec_if_positive(&ctx->inject_retries) >= 0)
 		return true;
-	if (READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY)
-		return false;
 	return mmu_interval_read_retry(&mirror->notifier, seq);
 }
 
@@ -952,7 +954,7 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 				unsigned long addr, unsigned long seq)
 {
 	struct devexcl_ctx *ctx = mirror->ctx;
-	unsigned long access = DEVEXCL_PTE_RWX;
+	bool retry = !(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY);
 	struct folio *folio;
 	struct page *page;
 	int ret = 0;
@@ -966,15 +968,14 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 	down_write(&mirror->lock);
 	if (mirror->dead) {
 		ret = -ENXIO;
-	} else if (devexcl_seq_moved(mirror, seq)) {
+	} else if (!devexcl_seq_moved(mirror, seq)) {
+		devexcl_pte_install(mirror, addr, page, DEVEXCL_PTE_RWX);
+	} else if (retry) {
 		ret = -EAGAIN;
-	} else {
-		if (READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY) {
-			get_page(page);
-			access |= DEVEXCL_PTE_KEPT;
-		}
-		devexcl_pte_install(mirror, addr, page, access);
-		atomic64_inc(&ctx->count.acquired);
+	} else {	/* broken driver: perhaps not the page any more */
+		get_page(page);
+		devexcl_pte_install(mirror, addr, page,
+				    DEVEXCL_PTE_RWX | DEVEXCL_PTE_KEPT);
 	}
 	up_write(&mirror->lock);
 
