@@ -31,6 +31,9 @@ from devexcl_source import Source
 # Raise this when images come out different although nothing in their hash is.
 RECIPE = 1
 
+# In an image of the tests: what the compiler had to say.
+WARNINGS = 'warnings.txt'
+
 IMAGES_KEPT = 24
 IMAGE_AGE = 24 * 3600
 
@@ -82,16 +85,14 @@ def jobs() -> str:
 	return os.environ.get('J') or str(len(os.sched_getaffinity(0)))
 
 
-def build(source: Source, variant: Variant, log: Path, sync=None) -> Image:
+def build(source: Source, variant: Variant, log: Path) -> Image:
 	"""Makes what is missing; the image of this source, this overlay and this variant."""
 	arch = host_arch()
-	if sync is None:
-		image = find(source, variant, arch, log)
-		if image:
-			return image
+	image = find(source, variant, arch, log)
+	if image:
+		return image
 	with source.lock():
-		if sync:
-			source = sync()
+		source = source.refreshed()	# it may have changed while we waited
 		image = find(source, variant, arch, log)
 		if image:
 			return image
@@ -196,6 +197,15 @@ def _build_kernel(source: Source, variant: Variant, arch: Arch, image: Path, log
 	_store_kernel(source, variant, arch, image, build_dir)
 
 
+def ready_build_folder(source: Source, variant: Variant, log: Path) -> Path:
+	"""With the lock held: a build folder that modules can be built against."""
+	build_dir = build_folder(source, variant)
+	if not (build_dir / 'Module.symvers').is_file() or (build_dir / '.devexcl-building').exists():
+		devexcl_overlay.apply(source.tree)
+		_build_kernel(source, variant, host_arch(), kernel_image(source, variant, host_arch()), log)
+	return build_dir
+
+
 def configure(source: Source, variant: Variant, log: Path) -> list[str]:
 	return devexcl_config.configure(source.tree, build_folder(source, variant),
 					devexcl_config.fragments(variant.builtin, variant.debug), host_arch(), log)
@@ -242,12 +252,16 @@ def _build_tests(source: Source, variant: Variant, arch: Arch, image: Path, log:
 	run_logged([*make_command(source, build_dir, arch), 'headers'], what=what, log=log)
 	make = ['make', '-C', folder, f'-j{jobs()}', f'OUTPUT={output}', f'ARCH={arch.linux}',
 		f'KHDR_INCLUDES=-isystem {build_dir}/usr/include', 'USERLDFLAGS=-static']
+	start = log.stat().st_size
 	run_logged([*make, 'all'], what=what, log=log)
 	with new_folder(image) as new:
 		run_logged([*make, 'install', f'INSTALL_PATH={new}'], what=what, log=log)
 		emitted = output_of([*map(str, make), '-s', 'emit_tests', 'COLLECTION=devexcl'])
 		programs = [line.partition(':')[2] for line in emitted.splitlines() if line.startswith('devexcl:')]
 		write_atomically(new / 'programs.json', json.dumps(sorted(programs)))
+		write_atomically(new / WARNINGS, ''.join(
+			line + '\n' for line in log.read_bytes()[start:].decode('utf-8', 'replace').splitlines()
+			if ': warning: ' in line))
 
 
 def build_init(log: Path) -> Path:

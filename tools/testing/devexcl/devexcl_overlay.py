@@ -19,6 +19,7 @@ from pathlib import Path
 from devexcl_host import REPO, DevexclError, hash_of_files, write_atomically
 
 ROOTS = ('lib', 'include', 'Documentation', 'tools/testing/selftests')
+RUNNER = 'tools/testing/devexcl'
 SELFTESTS = 'tools/testing/selftests/devexcl'
 KCONFIG, KCONFIG_INSTALLED = 'Kconfig.debug', 'lib/Kconfig.devexcl'
 
@@ -33,22 +34,22 @@ MODULES = (('test_devexcl', 'TEST_DEVEXCL'),
 	   ('test_devexcl_aperture', 'TEST_DEVEXCL_APERTURE'))
 
 
-def overlay_files(repo: Path = REPO) -> dict[str, Path]:
+def overlay_files(repo: Path = REPO, roots: tuple[str, ...] = ROOTS) -> dict[str, Path]:
 	"""All files of the overlay: name in the kernel tree -> file here."""
-	files = {name: repo / name for name in _source_names(repo)}
+	files = {name: repo / name for name in _source_names(repo, roots)}
 	if (repo / KCONFIG).is_file():
 		files[KCONFIG_INSTALLED] = repo / KCONFIG
 	return files
 
 
-def _source_names(repo: Path) -> list[str]:
+def _source_names(repo: Path, roots: tuple[str, ...]) -> list[str]:
 	try:
 		listing = subprocess.run(['git', '-c', 'safe.directory=*', '-C', str(repo), 'ls-files', '-z',
-					  '--cached', '--others', '--exclude-standard', '--', *ROOTS],
+					  '--cached', '--others', '--exclude-standard', '--', *roots],
 					 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
 		names = [os.fsdecode(name) for name in listing.split(b'\0') if name]
 	except (OSError, subprocess.CalledProcessError):
-		names = [str(path.relative_to(repo)) for root in ROOTS for path in (repo / root).rglob('*')
+		names = [str(path.relative_to(repo)) for root in roots for path in (repo / root).rglob('*')
 			 if not any(fnmatch.fnmatch(path.name, pattern) for pattern in PRODUCTS)]
 	return sorted(name for name in set(names) if (repo / name).is_file())
 
@@ -72,11 +73,14 @@ def tests_part_hash(repo: Path = REPO) -> str:
 				    if name.startswith((SELFTESTS, 'include/uapi/'))))
 
 
-def apply(tree: Path, repo: Path = REPO) -> list[str]:
-	"""Puts the overlay into a tree; returns the names of the files that were written."""
+def apply(tree: Path, repo: Path = REPO, for_patches: bool = False) -> list[str]:
+	"""Puts the overlay into a tree; returns the names of the files that were written.
+
+	A tree to make patches from gets the runner as well, and none of our records.
+	"""
 	if not (tree / 'lib' / 'Kconfig.debug').is_file():
 		raise DevexclError(f'{tree} is not a kernel tree: it has no lib/Kconfig.debug')
-	files = overlay_files(repo)
+	files = overlay_files(repo, ROOTS + (RUNNER,) * for_patches)
 	written = _remove_vanished(tree, files)
 	for name, source in files.items():
 		if _write_if_different(tree / name, source.read_bytes()):
@@ -88,7 +92,8 @@ def apply(tree: Path, repo: Path = REPO) -> list[str]:
 		after = change(before, repo)
 		if _write_if_different(path, after.encode('utf-8', 'surrogateescape')):
 			written.append(name)
-	write_atomically(tree / RECORD, json.dumps(sorted(files)))
+	if not for_patches:
+		write_atomically(tree / RECORD, json.dumps(sorted(files)))
 	return written
 
 
@@ -110,6 +115,8 @@ def _write_if_different(path: Path, contents: bytes) -> bool:
 	path.parent.mkdir(parents=True, exist_ok=True)
 	temporary = path.with_name(f'.{path.name}.devexcl')
 	temporary.write_bytes(contents)
+	if path.exists():
+		temporary.chmod(path.stat().st_mode)
 	temporary.replace(path)
 	return True
 

@@ -7,7 +7,11 @@ overlay is applied there; what the user gave us is only ever read.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import os
 import re
@@ -35,10 +39,20 @@ class Source:
 	identity: str		# changes whenever the contents do
 	tree: Path		# the build copy
 	origin: str		# what the user asked for, to repeat a run
+	user_tree: Optional[Path] = None
 
 	def lock(self) -> Lock:
 		"""Whoever changes the build copy, or builds from it, holds this."""
 		return Lock(self.name)
+
+	def refreshed(self) -> 'Source':
+		"""With the lock held: the copy as the user's tree is now."""
+		if not self.user_tree:
+			return self
+		terminal.progress(f'Looking for changes in {self.user_tree}')
+		contents = Copier(self.user_tree, self.tree).sync()
+		terminal.clear()
+		return dataclasses.replace(self, identity=f'{kernel_version(self.tree)} {contents}')
 
 
 def kernel_version(tree: Path) -> str:
@@ -271,6 +285,170 @@ def _unpack(package: str, version: str, tree: Path, log: Path) -> None:
 
 # ---- the user's own tree ---------------------------------------------------
 
+# Signs that kbuild has worked in the tree itself.
+BUILT_IN_PLACE = ('.config', 'include/config', 'include/generated', 'scripts/basic/fixdep', 'vmlinux.o')
+
 
 def user_source(path: Path) -> Source:
-	raise DevexclError('KSRC= does not work yet')
+	"""The build copy of the user's tree, brought up to date. The tree itself is only read."""
+	tree = Path(os.path.realpath(path))
+	check_tree(tree)
+	copy = cache_dir() / 'sources' / f'ksrc-{file_name(tree.name)}-{hash_of(str(tree))[:8]}'
+	source = Source(name=copy.name, identity='', tree=copy, origin=f'KSRC={path}', user_tree=tree)
+	with source.lock():
+		return source.refreshed()
+
+
+def source_files(tree: Path) -> list[str]:
+	"""All that is source in a tree, and nothing that a build has left in it."""
+	names = _git_list(['git', '--no-optional-locks', '-c', 'safe.directory=*', '-C', str(tree),
+			   'ls-files', '-z', '--cached', '--others', '--exclude-standard'])
+	if 'Makefile' in names and 'Kconfig' in names:
+		return names
+	if not any((tree / sign).exists() for sign in BUILT_IN_PLACE):
+		return all_files(tree)
+	# No repository, but products of a build: the kernel's own ignore rules know them.
+	with tempfile.TemporaryDirectory() as folder:
+		output_of(['git', 'init', '-q', folder])
+		return _git_list(['git', f'--git-dir={folder}/.git', f'--work-tree={tree}', '-C', str(tree), 'ls-files', '-z',
+				  '--others', '--exclude-per-directory=.gitignore', *_repaired_rules(tree)])
+
+
+def _git_list(command: list[str]) -> list[str]:
+	try:
+		listing = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+	except (OSError, subprocess.CalledProcessError):
+		return []
+	return [os.fsdecode(name) for name in listing.split(b'\0') if name]
+
+
+def all_files(tree: Path) -> list[str]:
+	names = []
+	for folder, folders, files in os.walk(tree):
+		links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+		names += [os.path.relpath(os.path.join(folder, name), tree) for name in files + links]
+		if folder == str(tree) and '.git' in folders:
+			folders.remove('.git')
+	return names
+
+
+def _repaired_rules(tree: Path) -> list[str]:
+	"""Options that undo what Debian adds to the kernel's .gitignore: "/*", that is, everything.
+
+	The rules for the top folder that stood before it are given again, as
+	patterns of the command line have the last word.
+	"""
+	rules = []
+	for line in (tree / '.gitignore').read_text(encoding='utf-8', errors='replace').splitlines():
+		if line == '/*':
+			return ['--exclude=!/*', *(f'--exclude={rule}' for rule in rules)]
+		if line and not line.startswith('#'):
+			sign, rule = ('!', line[1:]) if line.startswith('!') else ('', line)
+			rules.append(sign + (rule if rule.startswith('/') else '/' + rule))
+	return []
+
+
+class Copier:
+	"""Brings a build copy up to date with a tree.
+
+	The manifest says for each file what it looked like when it was copied, and
+	what was in it. A file that looks the same is not opened; one that has the
+	same contents is not written, so that make does not compile it again.
+	"""
+
+	def __init__(self, tree: Path, copy: Path) -> None:
+		self.tree = tree
+		self.copy = copy
+		self.record = copy.with_name(copy.name + '.json')
+
+	def sync(self) -> str:
+		"""Returns a hash of all contents."""
+		old = self._read()
+		new, changed = {}, []
+		for name in source_files(self.tree):
+			try:
+				looks = self._looks(name)
+			except FileNotFoundError:	# deleted, but git does not know yet
+				continue
+			known = old.get(name)
+			if known and known[:-1] == looks:
+				new[name] = known
+			else:
+				changed.append(name)
+				new[name] = None
+		vanished = [name for name in old if name not in new]
+		if changed or vanished:
+			# Until this is done nobody relies on what is being changed.
+			self._write({**{name: None for name in vanished}, **new})
+			for name in vanished:
+				self._remove(name)
+			with concurrent.futures.ThreadPoolExecutor(4) as pool:
+				for name, entry in pool.map(functools.partial(self._copy, keep_times=not old), changed):
+					if entry:
+						new[name] = entry
+					else:
+						del new[name]
+			self._write(new)
+		return hash_of(sorted((name, entry[0], entry[-1]) for name, entry in new.items()))
+
+	def _looks(self, name: str) -> list:
+		status = os.lstat(self.tree / name)
+		return [stat.S_IFMT(status.st_mode) | status.st_mode & 0o111, status.st_size, status.st_mtime_ns,
+			status.st_ctime_ns]
+
+	def _copy(self, name: str, keep_times: bool) -> tuple[str, Optional[list]]:
+		source, target = self.tree / name, self.copy / name
+		try:
+			looks = self._looks(name)
+			if stat.S_ISLNK(looks[0]):
+				contents = os.fsencode(os.readlink(source))
+			elif stat.S_ISREG(looks[0]):
+				contents = read_quietly(source)
+			else:
+				return name, None	# a repository inside, a socket, ...: not source
+		except FileNotFoundError:
+			return name, None
+		target.parent.mkdir(parents=True, exist_ok=True)
+		if stat.S_ISLNK(looks[0]):
+			if target.is_symlink() or target.exists():
+				target.unlink()
+			target.symlink_to(os.fsdecode(contents))
+		else:
+			self._write_file(target, contents, looks, keep_times)
+		return name, [*looks, hashlib.blake2b(contents, digest_size=12).hexdigest()]
+
+	@staticmethod
+	def _write_file(target: Path, contents: bytes, looks: list, keep_times: bool) -> None:
+		"""After the first time a file gets the present time: whatever its own is, make has to see a change."""
+		if target.is_symlink() or not target.is_file() or target.read_bytes() != contents:
+			temporary = target.with_name(f'.{target.name}.devexcl')
+			temporary.write_bytes(contents)
+			if keep_times:
+				os.utime(temporary, ns=(looks[2], looks[2]))
+			temporary.replace(target)
+		target.chmod(0o644 | looks[0] & 0o111)
+
+	def _remove(self, name: str) -> None:
+		with contextlib.suppress(FileNotFoundError):
+			(self.copy / name).unlink()
+
+	def _read(self) -> dict:
+		try:
+			return json.loads(self.record.read_text(encoding='utf-8')) if self.copy.is_dir() else {}
+		except (OSError, ValueError):
+			# Nothing is known about what is there: begin anew.
+			shutil.rmtree(self.copy, ignore_errors=True)
+			return {}
+
+	def _write(self, manifest: dict) -> None:
+		write_atomically(self.record, json.dumps(manifest))
+
+
+def read_quietly(path: Path) -> bytes:
+	"""The contents, without leaving a trace such as the time of the last access."""
+	try:
+		fd = os.open(path, os.O_RDONLY | os.O_NOATIME | os.O_CLOEXEC)
+	except PermissionError:
+		fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+	with open(fd, 'rb') as file:
+		return file.read()
