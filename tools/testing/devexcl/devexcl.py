@@ -10,7 +10,11 @@ its own; "run" does them all.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -18,46 +22,45 @@ from pathlib import Path
 from typing import Optional
 
 import devexcl_build
+import devexcl_check
 import devexcl_judge
 import devexcl_overlay
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
+import devexcl_tools
 from devexcl_build import Image, Variant
 from devexcl_collect import Attempt, Collector, Job, Limits
-from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, file_name,
+from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
 			  seconds, terminal)
+
+LOGS_KEPT = 20
 
 EPILOG = """exit codes: 0 as expected, 1 a test failed or an expectation is stale,
 2 could not build or boot, 130 interrupted"""
 
 
 class Session:
-	"""One invocation: what is to be done, where its results go, how long it took."""
+	"""One kernel to work on: which, how, where its results go, how long it took."""
 
-	def __init__(self, args: argparse.Namespace) -> None:
+	def __init__(self, args: argparse.Namespace, folder: Path) -> None:
 		self.args = args
+		self.folder = folder
 		self.timings = Timings()
 		self.variant = Variant(builtin=args.builtin, debug=args.debug)
-		self.folder = self._new_folder()
-
-	def _new_folder(self) -> Path:
-		"""results/<time>-<kernel>, and results/latest that points to it."""
-		args = self.args
-		what = 'ksrc' if args.ksrc else args.kernel
-		base = Path(args.results or REPO / 'results').absolute()
-		folder = base / file_name(f'{time.strftime("%Y%m%d-%H%M%S")}-{what}{self.variant.suffix}')
-		while folder.exists():
-			folder = folder.with_name(folder.name + '+')
-		folder.mkdir(parents=True)
-		link = base / f'.latest-{os.getpid()}'
-		link.symlink_to(folder.name)
-		link.replace(base / 'latest')
-		return folder
+		folder.mkdir(parents=True, exist_ok=True)
 
 	@property
 	def log(self) -> Path:
 		return self.folder / 'build.log'
+
+	@property
+	def origin(self) -> str:
+		"""What to give to make for the same kernel."""
+		args = self.args
+		words = [f'KSRC={os.path.abspath(args.ksrc)}' if args.ksrc else f'KERNEL={args.kernel}']
+		words += ['BUILTIN=1'] * args.builtin + ['DEBUG=1'] * args.debug
+		return ' '.join(shlex.quote(word) for word in words)
 
 	def source(self) -> devexcl_source.Source:
 		with self.timings.measure('fetch'):
@@ -66,32 +69,60 @@ class Session:
 			return devexcl_source.debian_source(self.args.kernel, self.log, self.args.update)
 
 	def image(self) -> Image:
+		with self.timings.measure('tools'):
+			devexcl_tools.ensure(devexcl_tools.BUILD + devexcl_tools.BOOT, self.log)
 		source = self.source()
 		with self.timings.measure('build'):
 			return devexcl_build.build(source, self.variant, self.log)
 
 	def accelerator(self, image: Image) -> tuple[str, str]:
-		with self.timings.measure('probe'):
-			return devexcl_qemu.pick_accelerator(image, self.folder)
+		return devexcl_qemu.pick_accelerator(image, self.folder)
 
 	def collector(self, image: Image, **callbacks) -> Collector:
-		return Collector(image, self.accelerator(image), self.folder,
-				 limits=Limits.of(image, self.args.timeout), patterns=self.args.tests,
-				 channel=self.args.channel, cmdline=tuple(self.args.append), **callbacks)
+		args = self.args
+		return Collector(image, self.accelerator(image), self.folder, limits=Limits.of(image, args.timeout),
+				 patterns=args.tests, channel=args.channel, cmdline=tuple(args.append), **callbacks)
+
+
+def results_folder(args: argparse.Namespace, what: str) -> Path:
+	"""A new folder results/<time>-<what>, and results/latest that points to it."""
+	base = Path(args.results or REPO / 'results').absolute()
+	stem = file_name(f'{time.strftime("%Y%m%d-%H%M%S")}-{what}')
+	for number in itertools.count(1):
+		folder = base / (stem if number == 1 else f'{stem}-{number}')
+		try:
+			folder.mkdir(parents=True)
+			break
+		except FileExistsError:
+			continue
+	link = base / f'.latest-{os.getpid()}'
+	link.symlink_to(folder.name)
+	link.replace(base / 'latest')
+	return folder
+
+
+def log_folder() -> Path:
+	"""For commands that have no results but logs; the last few are kept."""
+	base = cache_dir() / 'logs'
+	folder = base / f'{time.strftime("%Y%m%d-%H%M%S")}-{os.getpid()}'
+	folder.mkdir(parents=True, exist_ok=True)
+	for old in sorted(base.iterdir())[:-LOGS_KEPT]:
+		shutil.rmtree(old, ignore_errors=True)
+	return folder
 
 
 # ---- the commands ---------------------------------------------------------------------
 
 
 def cmd_fetch(args: argparse.Namespace) -> int:
-	session = Session(args)
-	source = session.source()
+	source = Session(args, log_folder()).source()
 	terminal.say(f'{source.identity}: {source.tree}')
 	return OK
 
 
 def cmd_configure(args: argparse.Namespace) -> int:
-	session = Session(args)
+	session = Session(args, log_folder())
+	devexcl_tools.ensure(devexcl_tools.BUILD, session.log)
 	source = session.source()
 	with source.lock():
 		devexcl_overlay.apply(source.tree)
@@ -102,15 +133,14 @@ def cmd_configure(args: argparse.Namespace) -> int:
 
 
 def cmd_build(args: argparse.Namespace) -> int:
-	session = Session(args)
-	image = session.image()
-	terminal.say(f'Kernel {image.manifest["release"]}: {image.kernel}')
+	image = Session(args, log_folder()).image()
+	terminal.say(f'Linux {image.manifest["release"]}: {image.kernel}')
 	terminal.say(f'Tests: {image.tests}: {", ".join(image.programs) or "none"}')
 	return OK
 
 
 def cmd_boot(args: argparse.Namespace) -> int:
-	session = Session(args)
+	session = Session(args, log_folder())
 	image = session.image()
 	accelerator = session.accelerator(image)
 	start = time.monotonic()
@@ -125,42 +155,114 @@ def cmd_boot(args: argparse.Namespace) -> int:
 
 
 def cmd_list(args: argparse.Namespace) -> int:
-	session = Session(args)
+	session = Session(args, log_folder())
 	for job in session.collector(session.image()).list_jobs():
 		terminal.say(job.name)
 	return OK
 
 
 def cmd_shell(args: argparse.Namespace) -> int:
-	session = Session(args)
+	session = Session(args, log_folder())
+	devexcl_tools.ensure(devexcl_tools.SHELL, session.log)
 	image = session.image()
-	return devexcl_qemu.interactive(image, session.accelerator(image))
+	terminal.say('The tests are in the current folder. "exit" ends the guest.')
+	return OK if devexcl_qemu.interactive(image, session.accelerator(image)) == 0 else CANNOT_RUN
+
+
+def cmd_apply(args: argparse.Namespace) -> int:
+	for name in devexcl_overlay.apply(Path(args.tree).absolute(), for_patches=True):
+		terminal.say(name)
+	return OK
 
 
 def cmd_run(args: argparse.Namespace) -> int:
-	session = Session(args)
-	return run_tests(session, session.image())
+	suffix = ('-builtin' if args.builtin else '') + ('-debug' if args.debug else '')
+	session = Session(args, results_folder(args, ('ksrc' if args.ksrc else args.kernel) + suffix))
+	results, interrupted = run_tests(session, session.image())
+	return INTERRUPTED if interrupted else exit_code(results)
 
 
-def run_tests(session: Session, image: Image) -> int:
-	"""Boots, collects, judges and reports."""
-	bugs = devexcl_judge.read_known_bugs() if session.args.known else []
+def cmd_judge(args: argparse.Namespace) -> int:
+	"""The verdicts of a recorded run, made again."""
+	folder = Path(args.folder)
+	attempts = devexcl_judge.read_record(folder)
+	facts = json.loads((folder / devexcl_report.RESULTS_JSON).read_text(encoding='utf-8'))
+	results = devexcl_judge.judge(attempts, known_bugs(args), facts['release'])
+	timings = Timings()
+	timings.spent = facts.pop('times')
+	devexcl_report.print_summary(results, facts, timings, folder)
+	return exit_code(results)
+
+
+def cmd_check(args: argparse.Namespace) -> int:
+	"""All checks. One that cannot be run is a failed one, and the others go on."""
+	table = devexcl_check.Table()
+	folder = results_folder(args, 'check')
+	try:
+		devexcl_tools.ensure(devexcl_tools.BUILD + devexcl_tools.BOOT + devexcl_tools.CHECK, folder / 'tools.log')
+		table.add(devexcl_check.unit_tests())
+		for kernel in devexcl_check.KERNELS:
+			check_kernel(args, kernel, folder, table)
+		status = FAILED if table.total('failed') else OK
+		if any(row.could_not_run for row in table.rows):
+			status = CANNOT_RUN
+	except KeyboardInterrupt:
+		terminal.say('Interrupted. What follows is what was done so far.')
+		status = INTERRUPTED
+	devexcl_check.print_table(table)
+	return status
+
+
+def check_kernel(args: argparse.Namespace, kernel: str, folder: Path, table: devexcl_check.Table) -> None:
+	variants = [False] + [True] * (kernel == devexcl_check.BUILTIN_KERNEL)
+	for builtin in variants:
+		name = f'Linux {kernel}, device {"built in" if builtin else "as a module"}'
+		options = argparse.Namespace(**{**vars(args), 'kernel': kernel, 'builtin': builtin})
+		session = Session(options, folder / (kernel + ('-builtin' if builtin else '')))
+		try:
+			image = session.image()
+			if not builtin:
+				source = session.source()
+				table.add(devexcl_check.warnings_of_tests(image))
+				if kernel == devexcl_check.CHECKPATCH_KERNEL:
+					table.add(devexcl_check.style(source))
+				for row in devexcl_check.out_of_tree(source, session.folder):
+					table.add(row)
+			start = time.monotonic()
+			results, interrupted = run_tests(session, image)
+			table.add(devexcl_check.suite_row(name, results, time.monotonic() - start))
+			if interrupted:
+				raise KeyboardInterrupt
+		except DevexclError as err:
+			table.add(devexcl_check.failed_row(name, err))
+
+
+def known_bugs(args: argparse.Namespace) -> list[devexcl_judge.KnownBug]:
+	return devexcl_judge.read_known_bugs() if args.known else []
+
+
+def exit_code(results: list[devexcl_judge.Result]) -> int:
+	return FAILED if any(result.bad for result in results) else OK
+
+
+def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result], bool]:
+	"""Boots, collects, judges and reports; the results, and whether that was interrupted."""
+	bugs = known_bugs(session.args)
 	progress = Progress(bugs)
 	collector = session.collector(image, progress=progress.started, finished=progress.finished)
 	interrupted = False
+	start = time.monotonic()
 	try:
-		with session.timings.measure('tests'):
-			collector.run()
+		collector.run()
 	except KeyboardInterrupt:
 		interrupted = True
 		terminal.say('Interrupted: the guest has been stopped. What follows is the summary so far.')
 	finally:
 		terminal.clear()
 	session.timings.spent['boot'] = collector.boot_seconds
-	session.timings.spent['tests'] -= collector.boot_seconds
+	session.timings.spent['tests'] = time.monotonic() - start - collector.boot_seconds
 	facts = {
-		'origin': session.args.ksrc and f'KSRC={session.args.ksrc}' or f'KERNEL={session.args.kernel}',
-		'release': collector.release, 'source': image.manifest['identity'],
+		'origin': session.origin, 'release': collector.release, 'source': image.manifest['identity'],
 		'variant': ('built in' if session.variant.builtin else 'module')
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
@@ -169,26 +271,25 @@ def run_tests(session: Session, image: Image) -> int:
 	results = devexcl_judge.judge(collector.attempts, bugs, collector.release)
 	devexcl_report.write_all(results, facts, session.timings, session.folder)
 	devexcl_report.print_summary(results, facts, session.timings, session.folder)
-	if interrupted:
-		return INTERRUPTED
-	return OK if devexcl_report.exit_ok(results) else FAILED
+	return results, interrupted
 
 
 class Progress:
 	"""Shows how far the tests are."""
 
-	def __init__(self, bugs: list) -> None:
+	def __init__(self, bugs: list[devexcl_judge.KnownBug]) -> None:
 		self.bugs = bugs
 		self.start = time.monotonic()
-		self.results: list = []
-		self.program = ''
+		self.results: list[devexcl_judge.Result] = []
+		self.release = ''
 
 	def started(self, collector: Collector, job: Job) -> None:
+		self.release = collector.release
 		terminal.progress(f'{collector.release}  {collector.done + 1}/{collector.total}  {job.name}  '
 				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_line(self.results)}')
 
 	def finished(self, attempt: Attempt) -> None:
-		for result in devexcl_judge.judge([attempt], self.bugs, ''):
+		for result in devexcl_judge.judge([attempt], self.bugs, self.release):
 			self.results.append(result)
 			if terminal.verbose:
 				terminal.say(devexcl_report.verdict_line(result))
@@ -208,8 +309,20 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument('--update', action='store_true', help='ask for a newer package version now')
 	parser.add_argument('--builtin', action='store_true', help='the device built in, instead of as a module')
 	parser.add_argument('--debug', action='store_true', help='with KASAN, lockdep, kmemleak, ... (slow)')
-	parser.add_argument('--results', metavar='DIR', help='where folders of results go (default: results)')
+	add_verbose(parser)
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument('-v', '--verbose', action='store_true', help='show everything')
+
+
+def add_judge(parser: argparse.ArgumentParser) -> None:
+	parser.add_argument('--no-known', dest='known', action='store_false',
+			    help='a known kernel bug is a failure like any other')
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+	parser.add_argument('--results', metavar='DIR', help='where folders of results go (default: results)')
 
 
 def add_guest(parser: argparse.ArgumentParser) -> None:
@@ -220,8 +333,6 @@ def add_guest(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument('--tests', type=str.split, default=[], metavar='GLOBS',
 			    help="only tests that match, for example 'fork*' or 'abi.* atomic.add'")
 	parser.add_argument('--timeout', type=float, metavar='SECONDS', help='limit for each test (default: 60)')
-	parser.add_argument('--no-known', dest='known', action='store_false',
-			    help='a known kernel bug is a failure like any other')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -236,13 +347,21 @@ def make_parser() -> argparse.ArgumentParser:
 			adder(command)
 		return command
 
-	add('run', cmd_run, 'All stages: fetch, configure, build, boot, collect, judge.', add_common, add_guest)
+	add('run', cmd_run, 'All stages: fetch, configure, build, boot, collect, judge.',
+	    add_common, add_guest, add_judge, add_results)
+	check = add('check', cmd_check, 'All checks of the project, and the tests on all kernels.', add_verbose, add_results)
+	check.set_defaults(**{**vars(commands.choices['run'].parse_args([])), 'function': cmd_check})
 	add('fetch', cmd_fetch, 'Get kernel sources into the cache.', add_common)
 	add('configure', cmd_configure, 'Apply the overlay, configure, and verify the options.', add_common)
 	add('build', cmd_build, 'Build kernel, module and tests.', add_common)
 	add('boot', cmd_boot, 'Boot once and power off: does the guest come up?', add_common, add_guest)
 	add('list', cmd_list, 'List all tests.', add_common, add_guest)
 	add('shell', cmd_shell, 'A shell in the guest, with the module loaded.', add_common)
+	judge = add('judge', cmd_judge, 'Judge a recorded run again, for example after a change of known-bugs.txt.',
+		    add_judge)
+	judge.add_argument('folder', help='the folder of results, such as results/latest')
+	apply = add('apply', cmd_apply, 'Put the overlay into a kernel tree of yours, to make patches from it.')
+	apply.add_argument('tree', metavar='DIR', help='the kernel tree; it is changed')
 	return parser
 
 

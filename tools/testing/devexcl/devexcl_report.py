@@ -32,10 +32,6 @@ def counts_line(results: list[Result]) -> str:
 			 if number or verdict in (PASS, 'fail', SKIP))
 
 
-def exit_ok(results: list[Result]) -> bool:
-	return not any(result.bad for result in results)
-
-
 def verdict_line(result: Result) -> str:
 	line = f'{result.verdict:5}  {result.name}'
 	if result.verdict == KNOWN:
@@ -76,7 +72,7 @@ def print_summary(results: list[Result], facts: dict, timings: Timings, folder: 
 def repeat_command(bad: list[Result], origin: str) -> str:
 	names = [result.name for result in bad]
 	tests = ' '.join(names) if len(names) <= 4 else ' '.join(sorted({name.split('.')[0] + '.*' for name in names}))
-	return f'make run {shlex.quote(origin)} TESTS={shlex.quote(tests)}'
+	return f'make run {origin} TESTS={shlex.quote(tests)}'
 
 
 def write_all(results: list[Result], facts: dict, timings: Timings, folder: Path) -> None:
