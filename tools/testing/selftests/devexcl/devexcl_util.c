@@ -4,6 +4,8 @@
  */
 #include <poll.h>
 #include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 #include "devexcl_util.h"
@@ -303,7 +305,7 @@ void mem_unmap(struct mem *mem)
 
 /* Data */
 
-static uint64_t pattern_word(size_t page, size_t word)
+uint64_t pattern_word(size_t page, size_t word)
 {
 	return 0x9e3779b97f4a7c15ULL * (page * 4099 + word + 1);
 }
@@ -516,6 +518,40 @@ const char *check_held(struct dev *dev, const struct mem *mem, size_t first,
 	return NULL;
 }
 
+bool clear_soft_dirty(void)
+{
+	static bool supported;
+	volatile char page_on_stack = 1;
+	int fd, ret;
+
+	/* Whether bits are there has to be seen before they are cleared. */
+	if (!supported)
+		supported = pagemap_of((void *)&page_on_stack) &
+			    PAGEMAP_SOFT_DIRTY;
+	fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ret = write(fd, "4", 1);
+	close(fd);
+	return supported && ret == 1;
+}
+
+const char *check_soft_dirty(const struct mem *mem, size_t first, size_t pages,
+			     bool dirty)
+{
+	size_t page;
+
+	for (page = first; page < first + pages; page++) {
+		uint64_t word = pagemap_of(page_of(mem, page));
+
+		if (!!(word & PAGEMAP_SOFT_DIRTY) != dirty)
+			return say_wrong("page %zu is %ssoft-dirty (pagemap %#llx)",
+					 page, dirty ? "not " : "",
+					 (unsigned long long)word);
+	}
+	return NULL;
+}
+
 /* Does this line of smaps begin a VMA? */
 static bool is_smaps_vma(const char *line, uintptr_t *start, uintptr_t *end)
 {
@@ -569,11 +605,7 @@ long mapcount_of(const void *p)
 	return ret == sizeof(count) ? (long)count : -EIO;
 }
 
-/*
- * A page that was just faulted in waits in a batch of its CPU to be put onto
- * the LRU list, and the batch holds a reference.
- */
-static void drain_lru_batches(void)
+void drain_lru_batches(void)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
 
@@ -634,6 +666,52 @@ const char *check_references(struct dev *dev, const struct mem *mem)
 				 smaps_kb(mem, "Rss"), kb);
 	dev_forget_events(dev);
 	return check_entries(mem, 0, mem->pages, ENTRY_PRESENT);
+}
+
+/* Access that may be refused */
+
+static sigjmp_buf refused;
+static volatile sig_atomic_t refused_code;
+
+static void note_refusal(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	refused_code = info->si_code;
+	siglongjmp(refused, 1);
+}
+
+/* Write *@write to @p, or read @p into *@read. */
+static int cpu_access(uint64_t *p, uint64_t *read, const uint64_t *write)
+{
+	struct sigaction action = {
+		.sa_sigaction = note_refusal,
+		.sa_flags = SA_SIGINFO,
+	};
+	struct sigaction old_segv, old_bus;
+
+	sigaction(SIGSEGV, &action, &old_segv);
+	sigaction(SIGBUS, &action, &old_bus);
+	refused_code = 0;
+	if (!sigsetjmp(refused, 1)) {
+		if (write)
+			WRITE_MEM(p, *write);
+		else
+			*read = READ_MEM(p);
+	}
+	sigaction(SIGSEGV, &old_segv, NULL);
+	sigaction(SIGBUS, &old_bus, NULL);
+	return refused_code;
+}
+
+int cpu_read(const uint64_t *p, uint64_t *value)
+{
+	return cpu_access((uint64_t *)p, value, NULL);
+}
+
+int cpu_write(uint64_t *p, uint64_t value)
+{
+	return cpu_access(p, NULL, &value);
 }
 
 /* Processes */

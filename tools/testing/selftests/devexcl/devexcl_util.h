@@ -130,6 +130,7 @@ int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries);
 
 /* Data: a pattern that is different in every word. */
 void fill_mem(const struct mem *mem);
+uint64_t pattern_word(size_t page, size_t word);
 uint64_t pattern_of(const struct mem *mem, size_t page);
 
 /* Events */
@@ -206,11 +207,27 @@ uint64_t pagemap_of(const void *p);
 enum entry entry_of(const void *p);
 const char *entry_name(enum entry entry);
 
+/*
+ * Begin to track writes: make all pages soft-clean. False if the kernel cannot
+ * (CONFIG_MEM_SOFT_DIRTY).
+ */
+bool clear_soft_dirty(void);
+/* Are all of these pages soft-dirty, or all of them not? Else a claim. */
+const char *check_soft_dirty(const struct mem *mem, size_t first, size_t pages,
+			     bool dirty);
+
 /* A number in kB from /proc/self/smaps, summed over the VMAs of some memory. */
 long smaps_kb(const struct mem *mem, const char *field);
 
 /* Mappings of the page that the CPU finds at @p, or -errno. */
 long mapcount_of(const void *p);
+
+/*
+ * A page that was just faulted in waits in a batch of its CPU to be put onto
+ * the LRU list, and the batch holds a reference: before references can be
+ * counted, have all batches emptied.
+ */
+void drain_lru_batches(void);
 
 /*
  * Claims: NULL if true, else what is wrong (a string that is good until the
@@ -233,6 +250,16 @@ static inline uint32_t cause_of_fault(const struct dev *dev)
 {
 	return 1U << dev->info.restore_cause;
 }
+
+/* Access that may be refused */
+
+/*
+ * Read or write a word with the CPU: 0, or the si_code of the signal that it
+ * got instead (SEGV_ACCERR, SEGV_MAPERR, SEGV_PKUERR, BUS_...), which is
+ * caught. For one thread of a process at a time.
+ */
+int cpu_read(const uint64_t *p, uint64_t *value);
+int cpu_write(uint64_t *p, uint64_t value);
 
 /* Processes and threads */
 
