@@ -284,12 +284,16 @@ int mem_map(struct mem *mem, size_t pages)
 {
 	mem->pages = pages;
 	mem->size = pages * page_size();
-	mem->p = mmap(NULL, mem->size, PROT_READ | PROT_WRITE,
+	/* Pages on both sides that stay, or mm would merge it with others. */
+	mem->p = mmap(NULL, mem->size + 2 * page_size(), PROT_NONE,
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mem->p == MAP_FAILED) {
 		mem->p = NULL;
 		return -errno;
 	}
+	mem->p += page_size();
+	if (mprotect(mem->p, mem->size, PROT_READ | PROT_WRITE))
+		return -errno;
 	/* Not offered by a kernel without THP; then there is no need. */
 	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
 	fill_mem(mem);

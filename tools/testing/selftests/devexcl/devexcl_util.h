@@ -81,7 +81,10 @@ static inline uint64_t *word_of(const struct mem *mem, size_t n)
  */
 int calibrate_exclusive_entry(struct dev *dev);
 
-/* Private anonymous base pages, filled with fill_mem(). 0 or -errno. */
+/*
+ * Private anonymous base pages in a VMA of their own, filled with fill_mem().
+ * 0 or -errno.
+ */
 int mem_map(struct mem *mem, size_t pages);
 /* A zeroed structure is left alone. */
 void mem_unmap(struct mem *mem);
