@@ -627,10 +627,9 @@ static const char *check_page_references(struct dev *dev,
 	struct devexcl_page info;
 	int ret;
 
-	ret = dev_acquire_one(dev, page_of(mem, page)) ?:
-	      dev_query(dev, page_of(mem, page), 1, &info);
+	ret = dev_query(dev, page_of(mem, page), 1, &info);
 	if (ret)
-		return say_wrong("cannot acquire page %zu: %s", page,
+		return say_wrong("cannot query page %zu: %s", page,
 				 strerror(-ret));
 	if (info.refcount != 1 || info.mapcount != mapcount)
 		return say_wrong("page %zu, exclusive, has %d references and %d mappings, expected 1 and %d",
@@ -643,10 +642,18 @@ const char *check_references(struct dev *dev, const struct mem *mem)
 	const char *ret = NULL;
 	long kb = mem->size / 1024;
 	size_t page;
+	int err;
 
 	/* Get everything in, as an ordinary page. */
 	for (page = 0; page < mem->pages; page++)
 		WRITE_MEM(word_of(mem, page), READ_MEM(word_of(mem, page)));
+	for (page = 0; page < mem->pages; page++) {
+		err = dev_acquire_one(dev, page_of(mem, page));
+		if (err)
+			return say_wrong("cannot acquire page %zu: %s", page,
+					 strerror(-err));
+	}
+	/* Being acquired is an access, which puts pages into batches too. */
 	drain_lru_batches();
 	for (page = 0; page < mem->pages && !ret; page++)
 		ret = check_page_references(dev, mem, page);
