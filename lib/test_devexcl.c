@@ -1433,8 +1433,7 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 
 		/* What could not be reported must not be done. */
 		if (copy_from_user(ops, uops + arg->done, nr * sizeof(*ops)) ||
-		    fault_in_writeable((char __user *)(uops + arg->done),
-				       nr * sizeof(*ops))) {
+		    copy_to_user(uops + arg->done, ops, nr * sizeof(*ops))) {
 			ret = -EFAULT;
 			break;
 		}
@@ -1859,9 +1858,12 @@ static ssize_t devexcl_ring_read(struct devexcl_ring *ring,
 	while (done < room) {
 		unsigned int nr = min(room - done, ARRAY_SIZE(events));
 
-		/* What cannot be handed over must not be taken. */
-		if (fault_in_writeable((char __user *)(buf + done),
-				       nr * sizeof(*events)))
+		/*
+		 * What cannot be handed over must not be taken. Not
+		 * fault_in_writeable(): that writes a byte of each page.
+		 */
+		if (fault_in_safe_writeable((char __user *)(buf + done),
+					    nr * sizeof(*events)))
 			return done ?: -EFAULT;
 		nr = devexcl_ring_take(ring, events, nr);
 		if (!nr)
