@@ -259,7 +259,8 @@ static inline uint32_t cause_of_fault(const struct dev *dev)
 /*
  * Read or write a word with the CPU: 0, or the si_code of the signal that it
  * got instead (SEGV_ACCERR, SEGV_MAPERR, SEGV_PKUERR, BUS_...), which is
- * caught. For one thread of a process at a time.
+ * caught. For one thread of a process at a time. As the handler does not
+ * return, a thread that was refused has a handler's protection key rights.
  */
 int cpu_read(const uint64_t *p, uint64_t *value);
 int cpu_write(uint64_t *p, uint64_t value);
