@@ -2,8 +2,10 @@
 /*
  * What all tests of device-exclusive memory share; see devexcl_util.h
  */
+#include <linux/mempolicy.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -13,7 +15,8 @@
 /* Times that a locked folio is tried again, before it is an error. */
 #define MAX_BUSY	100000
 
-static int64_t exclusive_swap_type = -1;
+/* Bit n is set if a swap type of n means device-exclusive. */
+static uint64_t exclusive_swap_types;
 static char wrong[256];
 
 #define say_wrong(...)							\
@@ -252,32 +255,56 @@ int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries)
 
 /* Setting up */
 
+/*
+ * Look at an exclusive entry of a page that nobody else knows, and at what
+ * mprotect() makes of it: up to Linux 6.14 writable and read-only entries have
+ * different types. Both words have the page's number above the type.
+ */
+static int look_at_exclusive_entry(struct dev *dev, char *p, uint64_t words[2])
+{
+	int ret;
+
+	*p = 1;
+	ret = dev_mirror(dev, p, page_size()) ?: dev_acquire_one(dev, p);
+	if (ret)
+		return ret;
+	words[0] = pagemap_of(p);
+	if (mprotect(p, page_size(), PROT_READ))
+		return -errno;
+	words[1] = pagemap_of(p);
+	return dev_unmirror(dev, p, page_size());
+}
+
+static bool is_swap_word(uint64_t word)
+{
+	return (word & PAGEMAP_SWAP) && !(word & PAGEMAP_PRESENT);
+}
+
 int calibrate_exclusive_entry(struct dev *dev)
 {
-	size_t size = page_size();
-	uint64_t word = 0;
+	uint64_t words[2] = {};
 	char *p;
 	int ret;
 
-	if (exclusive_swap_type >= 0)
+	if (exclusive_swap_types)
 		return 0;
-	p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+	p = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (p == MAP_FAILED)
 		return -errno;
-	*p = 1;
-	ret = dev_mirror(dev, p, size) ?: dev_acquire_one(dev, p);
-	if (!ret) {
-		word = pagemap_of(p);
-		ret = dev_unmirror(dev, p, size);
-	}
-	munmap(p, size);
-	if (!ret && (word & PAGEMAP_PRESENT || !(word & PAGEMAP_SWAP)))
-		ret = -EBADMSG;
-	if (!ret)
-		exclusive_swap_type = word & 0x1f;
+	ret = look_at_exclusive_entry(dev, p, words);
+	munmap(p, page_size());
+	if (ret)
+		return ret;
+	if (!is_swap_word(words[0]))
+		return -EBADMSG;
+	exclusive_swap_types = 1ULL << (words[0] & 0x1f);
+	/* Else mprotect() has lost the page, which others shall find out. */
+	if (is_swap_word(words[1]) &&
+	    !((words[0] ^ words[1]) & PAGEMAP_PFN & ~0x1fULL))
+		exclusive_swap_types |= 1ULL << (words[1] & 0x1f);
 	dev_forget_events(dev);
-	return ret;
+	return 0;
 }
 
 int mem_map(struct mem *mem, size_t pages)
@@ -464,9 +491,9 @@ enum entry entry_of(const void *p)
 		return ENTRY_PRESENT;
 	if (!(word & PAGEMAP_SWAP))
 		return ENTRY_NONE;
-	if (exclusive_swap_type < 0)
+	if (!exclusive_swap_types)
 		return ENTRY_ERROR;
-	if ((int64_t)(word & 0x1f) == exclusive_swap_type)
+	if (exclusive_swap_types & (1ULL << (word & 0x1f)))
 		return ENTRY_EXCLUSIVE;
 	return ENTRY_SWAP;
 }
@@ -612,7 +639,11 @@ long mapcount_of(const void *p)
 void drain_lru_batches(void)
 {
 	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	int node = 0, status;
+	void *nothing = NULL;
 
+	/* Older kernels drain them only before they migrate; nothing, here. */
+	syscall(SYS_move_pages, 0, 1UL, &nothing, &node, &status, MPOL_MF_MOVE);
 	if (fd < 0)
 		return;
 	if (write(fd, "1", 1) != 1)

@@ -76,7 +76,7 @@ static inline uint64_t *word_of(const struct mem *mem, size_t n)
 #define WRITE_MEM(p, value)	(*(volatile typeof(*(p)) *)(p) = (value))
 
 /*
- * Find out which swap type a device-exclusive entry has, by looking at a page
+ * Find out which swap types device-exclusive entries have, by looking at a page
  * that nobody else knows. 0 or -errno; entry_of() needs it.
  */
 int calibrate_exclusive_entry(struct dev *dev);
