@@ -5,9 +5,9 @@
 #include <linux/mempolicy.h>
 #include <poll.h>
 #include <sched.h>
-#include <sys/syscall.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "devexcl_util.h"
