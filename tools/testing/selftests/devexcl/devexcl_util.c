@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "devexcl_util.h"
 
@@ -708,6 +709,32 @@ const char *check_references(struct dev *dev, const struct mem *mem)
 				 smaps_kb(mem, "Rss"), kb);
 	dev_forget_events(dev);
 	return check_entries(mem, 0, mem->pages, ENTRY_PRESENT);
+}
+
+/* Randomness that can be had again */
+
+uint64_t random_seed(void)
+{
+	const char *given = getenv("DEVEXCL_SEED");
+	struct timespec now;
+	uint64_t seed;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	seed = now.tv_sec * 1000000000ULL + now.tv_nsec;
+	if (given)
+		seed = strtoull(given, NULL, 0);
+	fprintf(stderr, "# DEVEXCL_SEED=%llu\n", (unsigned long long)seed);
+	return seed;
+}
+
+/* splitmix64 */
+uint64_t random_next(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15ULL;
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+	return z ^ (z >> 31);
 }
 
 /* Access that may be refused */

@@ -254,6 +254,16 @@ static inline uint32_t cause_of_fault(const struct dev *dev)
 	return 1U << dev->info.restore_cause;
 }
 
+/* Randomness that can be had again */
+
+/*
+ * What the environment variable DEVEXCL_SEED says, or else something new. It is
+ * printed, so that a failure can be repeated.
+ */
+uint64_t random_seed(void);
+/* The next number of a sequence, whose state may begin with any number. */
+uint64_t random_next(uint64_t *state);
+
 /* Access that may be refused */
 
 /*
