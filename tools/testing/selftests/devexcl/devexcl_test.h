@@ -12,6 +12,19 @@
 #include "devexcl_util.h"
 
 /*
+ * A test that finds nothing wrong must have been able to: with the environment
+ * variable DEVEXCL_BROKEN, a mask of DEVEXCL_BROKEN_* modes, every test works
+ * with a driver that makes these mistakes. (But a test that calls dev_inject()
+ * says itself which ones.)
+ */
+static inline int break_driver(struct dev *dev)
+{
+	const char *broken = getenv("DEVEXCL_BROKEN");
+
+	return broken ? dev_inject(dev, strtoul(broken, NULL, 0), 0) : 0;
+}
+
+/*
  * For a fixture's setup: open device @n. Skips the test if there is none.
  */
 static inline void setup_device(struct __test_metadata *_metadata,
@@ -25,6 +38,7 @@ static inline void setup_device(struct __test_metadata *_metadata,
 		SKIP_SETUP("/dev/devexcl%u is for root only", n);
 	ASSERT_EQ(0, ret);
 	ASSERT_EQ(0, calibrate_exclusive_entry(dev));
+	ASSERT_EQ(0, break_driver(dev));
 }
 
 /* Private anonymous base pages, filled, not mirrored. */
