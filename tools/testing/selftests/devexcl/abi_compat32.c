@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A caller of the other word size: each call once, on real memory
+ *
+ * Run by the test abi.compat32. Exit status 0, or the number of the check that
+ * failed, which is printed. Without the harness, as 32-bit programs may have
+ * to be built with a minimal toolchain.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/test_devexcl_uapi.h>
+
+#define PAGES	4
+
+static unsigned int number;
+
+static void check(int ok, const char *what)
+{
+	number++;
+	if (ok)
+		return;
+	fprintf(stderr, "# no. %u failed: %s (errno %d)\n", number, what,
+		errno);
+	exit(number);
+}
+
+/* The layout must be that of 64-bit callers. */
+static void check_layout(void)
+{
+	check(sizeof(struct devexcl_info) == 64, "size of devexcl_info");
+	check(sizeof(struct devexcl_mirror) == 32, "size of devexcl_mirror");
+	check(sizeof(struct devexcl_acquire) == 48, "size of devexcl_acquire");
+	check(sizeof(struct devexcl_release) == 32, "size of devexcl_release");
+	check(sizeof(struct devexcl_atomic_op) == 40, "size of an operation");
+	check(sizeof(struct devexcl_atomic) == 40, "size of devexcl_atomic");
+	check(sizeof(struct devexcl_copy) == 40, "size of devexcl_copy");
+	check(sizeof(struct devexcl_page) == 32, "size of devexcl_page");
+	check(sizeof(struct devexcl_query) == 40, "size of devexcl_query");
+	check(sizeof(struct devexcl_inject) == 16, "size of devexcl_inject");
+	check(sizeof(struct devexcl_event) == 64, "size of devexcl_event");
+}
+
+static void mirror(int fd, unsigned long cmd, const char *p, size_t size)
+{
+	struct devexcl_mirror arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = size,
+	};
+
+	check(!ioctl(fd, cmd, &arg), "MIRROR or UNMIRROR");
+}
+
+/* A mirror ends where a 32-bit caller's addresses end. */
+static void mirror_too_much(int fd, size_t page)
+{
+	struct devexcl_mirror arg = {
+		.size = sizeof(arg),
+		.addr = 1ULL << 32,
+		.length = page,
+	};
+
+	check(ioctl(fd, DEVEXCL_MIRROR, &arg) && errno == EFAULT,
+	      "MIRROR above 4 GiB");
+}
+
+static void acquire(int fd, const char *p, size_t size)
+{
+	int32_t status[PAGES] = { 1, 1, 1, 1 };
+	struct devexcl_acquire arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = size,
+		.status = (uintptr_t)status,
+	};
+	int i;
+
+	/* Kernels that do not wait for a locked folio may be busy. */
+	do {
+		check(!ioctl(fd, DEVEXCL_ACQUIRE, &arg), "ACQUIRE");
+		check(arg.done == PAGES, "pages dealt with");
+		for (i = 0; i < PAGES; i++)
+			check(!status[i] || status[i] == -EBUSY, "status");
+	} while (arg.acquired != PAGES);
+}
+
+static void query(int fd, const char *p, size_t size)
+{
+	struct devexcl_page pages[PAGES] = {};
+	struct devexcl_query arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = size,
+		.pages = (uintptr_t)pages,
+	};
+	int i;
+
+	check(!ioctl(fd, DEVEXCL_QUERY, &arg), "QUERY");
+	check(arg.done == PAGES, "entries written");
+	for (i = 0; i < PAGES; i++)
+		check(pages[i].access & DEVEXCL_ACCESS_EXCLUSIVE &&
+		      pages[i].pfn, "page is held");
+}
+
+static void add(int fd, uint64_t *word)
+{
+	struct devexcl_atomic_op op = {
+		.addr = (uintptr_t)word,
+		.operand = 1ULL << 40,
+		.op = DEVEXCL_OP_ADD,
+		.width = 8,
+	};
+	struct devexcl_atomic arg = {
+		.size = sizeof(arg),
+		.ops = (uintptr_t)&op,
+		.nr_ops = 1,
+	};
+
+	check(!ioctl(fd, DEVEXCL_ATOMIC, &arg), "ATOMIC");
+	check(arg.done == 1 && !op.error, "operation done");
+	check(op.old == 42, "old value");
+}
+
+static void copy(int fd, const uint64_t *word)
+{
+	uint64_t value = 0;
+	struct devexcl_copy arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)word,
+		.length = sizeof(value),
+		.buf = (uintptr_t)&value,
+	};
+
+	check(!ioctl(fd, DEVEXCL_COPY, &arg), "COPY");
+	check(arg.copied == sizeof(value), "bytes copied");
+	check(value == 42 + (1ULL << 40), "value copied");
+}
+
+static void release(int fd, const char *p, size_t size)
+{
+	struct devexcl_release arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)p,
+		.length = size,
+	};
+
+	check(!ioctl(fd, DEVEXCL_RELEASE, &arg), "RELEASE");
+	check(arg.released == PAGES, "pages released");
+}
+
+static void inject(int fd)
+{
+	struct devexcl_inject arg = { .size = sizeof(arg) };
+
+	check(!ioctl(fd, DEVEXCL_INJECT, &arg), "INJECT");
+}
+
+static void stats(int fd)
+{
+	struct devexcl_stats arg = { .size = sizeof(arg) };
+
+	check(!ioctl(fd, DEVEXCL_STATS, &arg), "STATS");
+	check(arg.acquired == PAGES, "STATS: pages acquired");
+	check(arg.ops == 1, "STATS: operations");
+	check(!arg.held, "STATS: pages held");
+}
+
+static void events(int fd)
+{
+	struct devexcl_event event;
+
+	check(read(fd, &event, sizeof(event)) == sizeof(event), "read");
+	check(event.seq == 1, "number of the first event");
+}
+
+int main(void)
+{
+	struct devexcl_info info = { .size = sizeof(info) };
+	size_t page = sysconf(_SC_PAGESIZE);
+	int fd = open("/dev/devexcl0", O_RDWR | O_NONBLOCK);
+	uint64_t *word;
+	char *p;
+
+	check_layout();
+	check(fd >= 0, "open");
+	check(!ioctl(fd, DEVEXCL_INFO, &info), "INFO");
+	check(info.page_size == page, "INFO: page size");
+	p = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	check(p != MAP_FAILED, "mmap");
+	memset(p, 0, PAGES * page);
+	word = (uint64_t *)(p + page);
+	*word = 42;
+
+	mirror_too_much(fd, page);
+	mirror(fd, DEVEXCL_MIRROR, p, PAGES * page);
+	acquire(fd, p, PAGES * page);
+	query(fd, p, PAGES * page);
+	add(fd, word);
+	copy(fd, word);
+	release(fd, p, PAGES * page);
+	check(__atomic_load_n(word, __ATOMIC_RELAXED) == 42 + (1ULL << 40),
+	      "data");
+	inject(fd);
+	stats(fd);
+	events(fd);
+	mirror(fd, DEVEXCL_UNMIRROR, p, PAGES * page);
+	check(!close(fd), "close");
+	return 0;
+}
