@@ -750,10 +750,12 @@ static int child_has_device(FIXTURE_DATA(fork) *self)
 	dev_forget_events(&own);
 	ret = child_pause(self) ?:
 	      child_claim(check_taken(&own, mem, 0, 0, 0) ?:
-			  check_held(&own, mem, 0, PAGES, true));
-	if (!ret && device_adds(&own, mem, 2))
-		return CHILD_DEVICE;
-	return ret ?: child_claim(check_sum(mem, 4));
+			  check_held(&own, mem, 0, PAGES, true) ?:
+			  check_sum(mem, 2));
+	if (ret)
+		return ret;
+	/* Exit with exclusive entries. */
+	return dev_acquire_all(&own, mem->p, PAGES) ? CHILD_DEVICE : CHILD_FINE;
 }
 
 /* No page is held by the devices of both sides. */
@@ -770,6 +772,36 @@ static const char *check_two_sides(FIXTURE_DATA(fork) *self)
 	return NULL;
 }
 
+#define KPF_ANON	12
+
+/*
+ * The pages that the child's device held, and nobody else mapped, are gone
+ * with the child. A page that is anonymous and that nobody maps is a leak.
+ */
+static const char *check_freed(FIXTURE_DATA(fork) *self)
+{
+	int flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	int counts = open("/proc/kpagecount", O_RDONLY | O_CLOEXEC);
+	const char *wrong = NULL;
+	uint64_t word, count;
+	int page;
+
+	drain_lru_batches();
+	for (page = 0; page < PAGES && !wrong; page++) {
+		off_t offset = self->notes->pfn[page] * sizeof(word);
+
+		if (pread(flags, &word, sizeof(word), offset) != sizeof(word) ||
+		    pread(counts, &count, sizeof(count), offset) !=
+		    sizeof(count))
+			wrong = "cannot read the state of a page";
+		else if ((word & (1ULL << KPF_ANON)) && !count)
+			wrong = "the child is gone and its page is not";
+	}
+	close(flags);
+	close(counts);
+	return wrong;
+}
+
 TEST_F(fork, devices_parent_first)
 {
 	start_child(_metadata, self, child_has_device);
@@ -782,6 +814,7 @@ TEST_F(fork, devices_parent_first)
 	expect_held(&self->dev, &self->mem, 0, PAGES);
 	ASSERT_EQ(0, device_adds(&self->dev, &self->mem, 1));
 	child_ends(self);
+	expect_claim(check_freed(self));
 	expect_sum(&self->mem, 2);
 	expect_references_only(self);
 }
@@ -795,6 +828,7 @@ TEST_F(fork, devices_child_first)
 	expect_claim(check_two_sides(self));
 	ASSERT_EQ(0, device_adds(&self->dev, &self->mem, 1));
 	child_ends(self);
+	expect_claim(check_freed(self));
 	expect_nothing_taken(&self->dev, &self->mem);
 	expect_held(&self->dev, &self->mem, 0, PAGES);
 	expect_sum(&self->mem, 1);
