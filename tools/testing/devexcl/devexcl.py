@@ -18,19 +18,20 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Optional
 
 import devexcl_build
 import devexcl_check
 import devexcl_judge
-import devexcl_overlay
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
 import devexcl_tools
 from devexcl_build import Image, Variant
 from devexcl_collect import Attempt, Collector, Job, Limits
+from devexcl_overlay import Overlay
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
 			  seconds, terminal)
 
@@ -125,10 +126,10 @@ def cmd_configure(args: argparse.Namespace) -> int:
 	devexcl_tools.ensure(devexcl_tools.BUILD, session.log)
 	source = session.source()
 	with source.lock():
-		devexcl_overlay.apply(source.tree)
-		for text in devexcl_build.configure(source, session.variant, session.log):
-			terminal.say(f'This kernel goes without {text}')
-	terminal.say(f'Configured: {devexcl_build.build_folder(source, session.variant)}/.config')
+		wanted = devexcl_build.recipe(source, session.variant)
+		wanted.overlay.apply(source.tree)
+		devexcl_build.configure(wanted, session.log)
+	terminal.say(f'Configured: {wanted.folder}/.config')
 	return OK
 
 
@@ -170,7 +171,7 @@ def cmd_shell(args: argparse.Namespace) -> int:
 
 
 def cmd_apply(args: argparse.Namespace) -> int:
-	for name in devexcl_overlay.apply(Path(args.tree).absolute(), for_patches=True):
+	for name in Overlay.for_patches().apply(Path(args.tree).absolute(), record=False):
 		terminal.say(name)
 	return OK
 
@@ -280,23 +281,24 @@ class Progress:
 	def __init__(self, bugs: list[devexcl_judge.KnownBug]) -> None:
 		self.bugs = bugs
 		self.start = time.monotonic()
-		self.results: list[devexcl_judge.Result] = []
+		self.results: dict[str, devexcl_judge.Result] = {}
 		self.release = ''
 
 	def started(self, collector: Collector, job: Job) -> None:
 		self.release = collector.release
 		terminal.progress(f'{collector.release}  {collector.done + 1}/{collector.total}  {job.name}  '
-				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_line(self.results)}')
+				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_line(list(self.results.values()))}')
 
 	def finished(self, attempt: Attempt) -> None:
-		for result in devexcl_judge.judge([attempt], self.bugs, self.release):
-			self.results.append(result)
-			if terminal.verbose:
+		results = devexcl_judge.judge_attempt(attempt)
+		devexcl_judge.apply_known_bugs(results, self.bugs, self.release)
+		for result in results:
+			self.results[result.name] = result
+			if terminal.verbose or result.bad:
 				terminal.say(devexcl_report.verdict_line(result))
+			if terminal.verbose:
 				for line in result.details:
 					terminal.say('       | ' + line)
-			elif result.bad:
-				terminal.say(devexcl_report.verdict_line(result))
 
 
 # ---- the command line ------------------------------------------------------------------
@@ -380,6 +382,11 @@ def main(argv: Optional[list[str]] = None) -> int:
 		terminal.clear()
 		print('devexcl: interrupted; what was finished is kept in the cache', file=sys.stderr)
 		return INTERRUPTED
+	except Exception:	# pylint: disable=broad-except
+		# A bug in here must not look like a failed test.
+		terminal.clear()
+		traceback.print_exc()
+		return CANNOT_RUN
 
 
 if __name__ == '__main__':

@@ -19,13 +19,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import devexcl_config
 import devexcl_overlay
 from devexcl_arch import Arch, host_arch
-from devexcl_host import (HERE, Lock, cache_dir, hash_of, new_folder, output_of, run_logged, terminal,
+from devexcl_host import (HERE, DevexclError, Lock, cache_dir, hash_of, new_folder, output_of, run_logged, terminal,
 			  write_atomically)
+from devexcl_overlay import Overlay
 from devexcl_source import Source
 
 # Raise this when images come out different although nothing in their hash is.
@@ -85,48 +85,61 @@ def jobs() -> str:
 	return os.environ.get('J') or str(len(os.sched_getaffinity(0)))
 
 
+@dataclass(frozen=True)
+class Recipe:
+	"""All that an image is made of."""
+
+	source: Source
+	variant: Variant
+	overlay: Overlay
+	arch: Arch
+	tools: str
+
+	@property
+	def kernel(self) -> Path:
+		fragments = [path.read_text(encoding='utf-8') for path in
+			     devexcl_config.fragments(self.variant.builtin, self.variant.debug)]
+		return cache_dir() / 'images' / ('kernel-' + hash_of(RECIPE, self.arch, self.source.identity, fragments,
+								     self.tools, self.overlay.kernel_hash()))
+
+	@property
+	def tests(self) -> Path:
+		return cache_dir() / 'images' / ('tests-' + hash_of(RECIPE, self.arch, self.source.identity, self.tools,
+								    self.overlay.tests_hash()))
+
+	@property
+	def folder(self) -> Path:
+		return build_folder(self.source, self.variant)
+
+	def finished(self) -> bool:
+		return self.kernel.is_dir() and self.tests.is_dir()
+
+	def image(self, log: Path) -> Image:
+		for folder in (self.kernel, self.tests):
+			os.utime(folder)	# it is in use: not to be swept away
+		manifest = json.loads((self.kernel / 'manifest.json').read_text(encoding='utf-8'))
+		return Image(self.kernel, self.tests, build_init(log), manifest)
+
+
+def recipe(source: Source, variant: Variant) -> Recipe:
+	return Recipe(source, variant, Overlay(), host_arch(), toolchain())
+
+
 def build(source: Source, variant: Variant, log: Path) -> Image:
 	"""Makes what is missing; the image of this source, this overlay and this variant."""
-	arch = host_arch()
-	image = find(source, variant, arch, log)
-	if image:
-		return image
+	wanted = recipe(source, variant)
+	if wanted.finished():
+		return wanted.image(log)
 	with source.lock():
-		source = source.refreshed()	# it may have changed while we waited
-		image = find(source, variant, arch, log)
-		if image:
-			return image
-		devexcl_overlay.apply(source.tree)
-		kernel = kernel_image(source, variant, arch)
-		if not kernel.is_dir():
-			_build_kernel(source, variant, arch, kernel, log)
-		tests = tests_image(source, arch)
-		if not tests.is_dir():
-			_build_tests(source, variant, arch, tests, log)
+		# The user's tree may have changed while we waited for the lock.
+		wanted = recipe(source.refreshed(), variant)
+		wanted.overlay.apply(source.tree)
+		if not wanted.kernel.is_dir():
+			_build_kernel(wanted, log)
+		if not wanted.tests.is_dir():
+			_build_tests(wanted, log)
 		sweep()
-	return find(source, variant, arch, log)
-
-
-def kernel_image(source: Source, variant: Variant, arch: Arch) -> Path:
-	fragments = [path.read_text(encoding='utf-8') for path in
-		     devexcl_config.fragments(variant.builtin, variant.debug)]
-	return cache_dir() / 'images' / ('kernel-' + hash_of(RECIPE, arch, source.identity, fragments, toolchain(),
-							     devexcl_overlay.kernel_part_hash()))
-
-
-def tests_image(source: Source, arch: Arch) -> Path:
-	return cache_dir() / 'images' / ('tests-' + hash_of(RECIPE, arch, source.identity, toolchain(),
-							    devexcl_overlay.tests_part_hash()))
-
-
-def find(source: Source, variant: Variant, arch: Arch, log: Path) -> Optional[Image]:
-	kernel, tests = kernel_image(source, variant, arch), tests_image(source, arch)
-	if not (kernel.is_dir() and tests.is_dir()):
-		return None
-	for folder in (kernel, tests):
-		os.utime(folder)	# it is in use: not to be swept away
-	manifest = json.loads((kernel / 'manifest.json').read_text(encoding='utf-8'))
-	return Image(kernel, tests, build_init(log), manifest)
+		return wanted.image(log)
 
 
 def sweep() -> None:
@@ -181,80 +194,78 @@ class Interrupted:
 				target.unlink()
 
 
-def make_command(source: Source, build: Path, arch: Arch) -> list:
-	return ['make', '-C', source.tree, f'O={build}', f'ARCH={arch.linux}', f'-j{jobs()}', 'LOCALVERSION=',
-		'KBUILD_BUILD_USER=devexcl', 'KBUILD_BUILD_HOST=devexcl']
+def make_command(wanted: Recipe) -> list:
+	return ['make', '-C', wanted.source.tree, f'O={wanted.folder}', f'ARCH={wanted.arch.linux}', f'-j{jobs()}',
+		'LOCALVERSION=', 'KBUILD_BUILD_USER=devexcl', 'KBUILD_BUILD_HOST=devexcl']
 
 
-def _build_kernel(source: Source, variant: Variant, arch: Arch, image: Path, log: Path) -> None:
-	build_dir = build_folder(source, variant)
-	what = f'Building Linux {source.name}{variant.suffix}'
-	with Interrupted(build_dir):
-		for text in configure(source, variant, log):
-			terminal.say(f'This kernel goes without {text}')
-		run_logged([*make_command(source, build_dir, arch), Path(arch.image).name, 'modules'],
-			   what=what, log=log)
-	_store_kernel(source, variant, arch, image, build_dir)
+def configure(wanted: Recipe, log: Path) -> None:
+	variant = wanted.variant
+	for text in devexcl_config.configure(wanted.source.tree, wanted.folder,
+					     devexcl_config.fragments(variant.builtin, variant.debug), wanted.arch, log):
+		terminal.say(f'This kernel goes without {text}')
 
 
-def ready_build_folder(source: Source, variant: Variant, log: Path) -> Path:
-	"""With the lock held: a build folder that modules can be built against."""
-	build_dir = build_folder(source, variant)
-	if not (build_dir / 'Module.symvers').is_file() or (build_dir / '.devexcl-building').exists():
-		devexcl_overlay.apply(source.tree)
-		_build_kernel(source, variant, host_arch(), kernel_image(source, variant, host_arch()), log)
-	return build_dir
+def _build_kernel(wanted: Recipe, log: Path) -> None:
+	with Interrupted(wanted.folder):
+		configure(wanted, log)
+		run_logged([*make_command(wanted), Path(wanted.arch.image).name, 'modules'],
+			   what=f'Building Linux {wanted.source.name}{wanted.variant.suffix}', log=log)
+	_store_kernel(wanted)
 
 
-def configure(source: Source, variant: Variant, log: Path) -> list[str]:
-	return devexcl_config.configure(source.tree, build_folder(source, variant),
-					devexcl_config.fragments(variant.builtin, variant.debug), host_arch(), log)
-
-
-def _store_kernel(source: Source, variant: Variant, arch: Arch, image: Path, build_dir: Path) -> None:
-	with new_folder(image) as folder:
-		shutil.copy(build_dir / arch.image, folder / 'kernel')
+def _store_kernel(wanted: Recipe) -> None:
+	build_dir, variant = wanted.folder, wanted.variant
+	with new_folder(wanted.kernel) as folder:
+		shutil.copy(build_dir / wanted.arch.image, folder / 'kernel')
 		shutil.copy(build_dir / 'System.map', folder)
 		shutil.copy(build_dir / '.config', folder / 'config')
 		shutil.copy(build_dir / 'usr/gen_init_cpio', folder)
 		names = []
-		for name, _ in devexcl_overlay.modules():
+		for name, _ in wanted.overlay.modules():
 			module = build_dir / 'lib' / f'{name}.ko'
 			if not variant.builtin and module.is_file():
 				output_of(['strip', '--strip-debug', '-o', str(folder / module.name), str(module)])
 				names.append(name)
 		config = devexcl_config.parse_config((folder / 'config').read_text(encoding='utf-8'))
 		write_atomically(folder / 'manifest.json', json.dumps({
-			'source': source.name, 'identity': source.identity, 'origin': source.origin,
-			'builtin': variant.builtin, 'debug': variant.debug, 'modules': names,
-			'toolchain': toolchain(), 'build_folder': str(build_dir), 'tree': str(source.tree),
+			'source': wanted.source.name, 'identity': wanted.source.identity,
+			'builtin': variant.builtin, 'debug': variant.debug, 'modules': names, 'toolchain': wanted.tools,
+			'tree': str(wanted.source.tree), 'build_folder': str(build_dir),
 			'release': (build_dir / 'include/config/kernel.release').read_text(encoding='utf-8').strip(),
 			'debug_info': 'CONFIG_DEBUG_INFO' in config,
 		}, indent=1))
 
 
+def ready_build_folder(source: Source, log: Path) -> Path:
+	"""With the lock held: a build folder that modules can be built against."""
+	wanted = recipe(source.refreshed(), Variant())
+	interrupted = Interrupted(wanted.folder).mark.exists()
+	if interrupted or not (wanted.folder / 'Module.symvers').is_file():
+		wanted.overlay.apply(source.tree)
+		_build_kernel(wanted, log)
+	return wanted.folder
+
+
 # ---- the tests and init ----------------------------------------------------------
 
 
-def _build_tests(source: Source, variant: Variant, arch: Arch, image: Path, log: Path) -> None:
+def _build_tests(wanted: Recipe, log: Path) -> None:
 	"""With the tree's own lib.mk and harness, against its own headers."""
-	build_dir = build_folder(source, variant)
-	folder = source.tree / devexcl_overlay.SELFTESTS
+	build_dir = wanted.folder
+	folder = wanted.source.tree / devexcl_overlay.SELFTESTS
 	output = build_dir / 'devexcl-selftests'
-	what = f'Building tests for {source.name}'
-	image.parent.mkdir(parents=True, exist_ok=True)
+	what = f'Building tests for {wanted.source.name}'
 	if not (folder / 'Makefile').is_file():
-		with new_folder(image) as new:
-			write_atomically(new / 'programs.json', '[]')
-		return
+		raise DevexclError(f'There are no tests: {devexcl_overlay.SELFTESTS} has no Makefile')
 	shutil.rmtree(output, ignore_errors=True)
 	output.mkdir(parents=True)
-	run_logged([*make_command(source, build_dir, arch), 'headers'], what=what, log=log)
-	make = ['make', '-C', folder, f'-j{jobs()}', f'OUTPUT={output}', f'ARCH={arch.linux}',
+	run_logged([*make_command(wanted), 'headers'], what=what, log=log)
+	make = ['make', '-C', folder, f'-j{jobs()}', f'OUTPUT={output}', f'ARCH={wanted.arch.linux}',
 		f'KHDR_INCLUDES=-isystem {build_dir}/usr/include', 'USERLDFLAGS=-static']
 	start = log.stat().st_size
 	run_logged([*make, 'all'], what=what, log=log)
-	with new_folder(image) as new:
+	with new_folder(wanted.tests) as new:
 		run_logged([*make, 'install', f'INSTALL_PATH={new}'], what=what, log=log)
 		emitted = output_of([*map(str, make), '-s', 'emit_tests', 'COLLECTION=devexcl'])
 		programs = [line.partition(':')[2] for line in emitted.splitlines() if line.startswith('devexcl:')]

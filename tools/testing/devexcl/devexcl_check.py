@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import devexcl_build
-import devexcl_overlay
-from devexcl_build import Variant
 from devexcl_host import HERE, REPO, DevexclError, indent, output_of, run_logged, seconds, terminal
+from devexcl_overlay import Overlay
 from devexcl_source import Source
 
 KERNELS = ('6.12', '7.3', '6.1')
@@ -128,14 +127,14 @@ def style_complaints(output: str, exceptions: list[StyleException]) -> tuple[lis
 
 def style(source: Source) -> Row:
 	"""checkpatch.pl --strict on every file that would go into a kernel tree."""
-	files = devexcl_overlay.overlay_files(roots=devexcl_overlay.ROOTS + (devexcl_overlay.RUNNER,))
+	files = Overlay.for_patches().files
 	exceptions = read_exceptions()
 	with tempfile.TemporaryDirectory() as folder:
 		# Under the names that they have in a tree, as some rules go by names.
-		for name, path in files.items():
+		for name, contents in files.items():
 			target = Path(folder) / name
 			target.parent.mkdir(parents=True, exist_ok=True)
-			shutil.copy(path, target)
+			target.write_bytes(contents)
 		done = subprocess.run(['perl', source.tree / 'scripts/checkpatch.pl', f'--root={source.tree}', '--strict',
 				       '--terse', '--show-types', '--no-summary', '--file', *sorted(files)],
 				      cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
@@ -155,7 +154,7 @@ def out_of_tree(source: Source, folder: Path) -> list[Row]:
 	"""`make modules KDIR=`, plainly and with W=1 and sparse, in a copy of the repository."""
 	rows = []
 	with source.lock():
-		build_dir = devexcl_build.ready_build_folder(source, Variant(), folder / 'build.log')
+		build_dir = devexcl_build.ready_build_folder(source, folder / 'build.log')
 		for name, flags in ((f'make modules on {source.name}', []),
 				    (f'W=1 and sparse on {source.name}', ['W=1', 'C=2'])):
 			log = folder / (name.split(' ', maxsplit=1)[0] + '-modules.log')

@@ -128,17 +128,21 @@ def output_of(command: Sequence[str], **options) -> str:
 
 
 def stop_group(process: subprocess.Popen, patience: float = 10) -> None:
-	"""Ends a process and its children: first politely, then not."""
-	for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-		try:
-			os.killpg(process.pid, sig)
-		except ProcessLookupError:
-			pass
+	"""Ends a process and its children: first politely, so that make can tidy up, then not."""
+	for sig in (signal.SIGINT, signal.SIGTERM):
+		_signal_group(process, sig)
 		try:
 			process.wait(patience)
-			return
+			break
 		except subprocess.TimeoutExpired:
 			continue
+	_signal_group(process, signal.SIGKILL)
+	process.wait()
+
+
+def _signal_group(process: subprocess.Popen, sig: signal.Signals) -> None:
+	with contextlib.suppress(ProcessLookupError):
+		os.killpg(process.pid, sig)
 
 
 def run_logged(command: Sequence[str], *, what: str, log: Path, cwd: Optional[Path] = None,
@@ -260,10 +264,6 @@ def hash_of(*parts: object) -> str:
 		digest.update(repr(part).encode())
 		digest.update(b'\0')
 	return digest.hexdigest()[:16]
-
-
-def hash_of_files(root: Path, names: Iterable[str]) -> str:
-	return hash_of(*((name, (root / name).read_bytes()) for name in sorted(names)))
 
 
 def file_name(text: str) -> str:

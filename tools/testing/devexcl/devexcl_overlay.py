@@ -16,7 +16,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from devexcl_host import REPO, DevexclError, hash_of_files, write_atomically
+from devexcl_host import REPO, DevexclError, hash_of, write_atomically
 
 ROOTS = ('lib', 'include', 'Documentation', 'tools/testing/selftests')
 RUNNER = 'tools/testing/devexcl'
@@ -27,19 +27,94 @@ KCONFIG, KCONFIG_INSTALLED = 'Kconfig.debug', 'lib/Kconfig.devexcl'
 RECORD = '.devexcl-overlay.json'
 
 # Left behind by builds inside the repository; only asked where git cannot tell.
-PRODUCTS = ('*.o', '*.ko', '*.mod', '*.mod.c', '*.cmd', '*.order', '*.symvers', '.*.d', '*.swp', '*~')
+PRODUCTS = ('__pycache__', '*.pyc', '*.o', '*.ko', '*.mod', '*.mod.c', '*.cmd', '*.order', '*.symvers', '.*.d', '*.swp', '*~')
 
 # (module, the Kconfig symbol that switches it on)
 MODULES = (('test_devexcl', 'TEST_DEVEXCL'),
 	   ('test_devexcl_aperture', 'TEST_DEVEXCL_APERTURE'))
 
 
-def overlay_files(repo: Path = REPO, roots: tuple[str, ...] = ROOTS) -> dict[str, Path]:
-	"""All files of the overlay: name in the kernel tree -> file here."""
-	files = {name: repo / name for name in _source_names(repo, roots)}
-	if (repo / KCONFIG).is_file():
-		files[KCONFIG_INSTALLED] = repo / KCONFIG
-	return files
+class Overlay:
+	"""The overlay as it is at one moment: people go on editing while kernels are built."""
+
+	def __init__(self, repo: Path = REPO, roots: tuple[str, ...] = ROOTS) -> None:
+		self.files = {name: (repo / name).read_bytes() for name in _source_names(repo, roots)}
+		if (repo / KCONFIG).is_file():
+			self.files[KCONFIG_INSTALLED] = (repo / KCONFIG).read_bytes()
+
+	@staticmethod
+	def for_patches(repo: Path = REPO) -> 'Overlay':
+		"""Everything that would go into Linux, the runner included."""
+		return Overlay(repo, (*ROOTS, RUNNER))
+
+	def part(self, *prefixes: str) -> dict[str, bytes]:
+		return {name: contents for name, contents in self.files.items() if name.startswith(prefixes)}
+
+	def kernel_hash(self) -> str:
+		"""Changes when something changes that is compiled into the kernel."""
+		return hash_of(sorted(self.part('lib/', 'include/').items()))
+
+	def tests_hash(self) -> str:
+		"""Changes when something changes that the test programs are made of."""
+		return hash_of(sorted(self.part(SELFTESTS, 'include/uapi/').items()))
+
+	def modules(self) -> list[tuple[str, str]]:
+		"""The modules that exist so far, in the order in which they are loaded."""
+		return [(name, symbol) for name, symbol in MODULES if f'lib/{name}.c' in self.files]
+
+	def apply(self, tree: Path, record: bool = True) -> list[str]:
+		"""Puts the overlay into a tree; returns the names of the files that were written.
+
+		The record is for what vanishes from the overlay later. A tree that is
+		not a build copy of ours gets none.
+		"""
+		if not (tree / 'lib' / 'Kconfig.debug').is_file():
+			raise DevexclError(f'{tree} is not a kernel tree: it has no lib/Kconfig.debug')
+		written = _remove_vanished(tree, self.files)
+		for name, contents in self.files.items():
+			if _write_if_different(tree / name, contents):
+				written.append(name)
+		for name, change in (('lib/Kconfig.debug', self._with_kconfig), ('lib/Makefile', self._with_modules),
+				     ('tools/testing/selftests/Makefile', self._with_selftests)):
+			path = tree / name
+			after = change(path.read_text(encoding='utf-8', errors='surrogateescape'))
+			if _write_if_different(path, after.encode('utf-8', 'surrogateescape')):
+				written.append(name)
+		if record:
+			write_atomically(tree / RECORD, json.dumps(sorted(self.files)))
+		return written
+
+	def _with_kconfig(self, text: str) -> str:
+		"""lib/Kconfig.debug, sourcing ours after TEST_HMM: inside the menu of runtime tests."""
+		line = f'source "{KCONFIG_INSTALLED}"\n'
+		text = text.replace(line + '\n', '')
+		if KCONFIG_INSTALLED not in self.files:
+			return text
+		anchor = re.search(r'^config TEST_HMM\n(?:[ \t].*\n|\n)*', text, re.MULTILINE)
+		if not anchor:
+			raise DevexclError('lib/Kconfig.debug has no TEST_HMM: make_device_exclusive*() came later than it did')
+		return text[:anchor.end()] + line + '\n' + text[anchor.end():]
+
+	def _with_modules(self, text: str) -> str:
+		"""lib/Makefile, with our modules; -I is for their trace header."""
+		text = re.sub(r'^(obj-\$\(CONFIG_TEST_DEVEXCL|CFLAGS_test_devexcl).*\n', '', text, flags=re.MULTILINE)
+		lines = ''.join(f'obj-$(CONFIG_{symbol}) += {name}.o\nCFLAGS_{name}.o += -I$(src)\n'
+				for name, symbol in self.modules())
+		anchor = re.search(r'^obj-\$\(CONFIG_TEST_HMM\).*\n', text, re.MULTILINE)
+		if not anchor:
+			raise DevexclError('lib/Makefile does not build test_hmm: this kernel is too old')
+		return text[:anchor.end()] + lines + text[anchor.end():]
+
+	def _with_selftests(self, text: str) -> str:
+		"""tools/testing/selftests/Makefile, with our folder among the targets."""
+		line = 'TARGETS += devexcl\n'
+		text = text.replace(line, '')
+		if f'{SELFTESTS}/Makefile' not in self.files:
+			return text
+		anchor = re.search(r'^TARGETS \+= cpu-hotplug\n', text, re.MULTILINE)
+		if not anchor:
+			raise DevexclError('tools/testing/selftests/Makefile has no list of TARGETS as we know it')
+		return text[:anchor.end()] + line + text[anchor.end():]
 
 
 def _source_names(repo: Path, roots: tuple[str, ...]) -> list[str]:
@@ -49,55 +124,15 @@ def _source_names(repo: Path, roots: tuple[str, ...]) -> list[str]:
 					 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
 		names = [os.fsdecode(name) for name in listing.split(b'\0') if name]
 	except (OSError, subprocess.CalledProcessError):
+		names = []
+	# Unpacked from an archive, perhaps inside somebody else's repository
+	if not names:
 		names = [str(path.relative_to(repo)) for root in roots for path in (repo / root).rglob('*')
 			 if not any(fnmatch.fnmatch(path.name, pattern) for pattern in PRODUCTS)]
 	return sorted(name for name in set(names) if (repo / name).is_file())
 
 
-def modules(repo: Path = REPO) -> list[tuple[str, str]]:
-	"""The modules that exist so far, in the order in which they are loaded."""
-	return [(name, symbol) for name, symbol in MODULES if (repo / 'lib' / f'{name}.c').is_file()]
-
-
-def kernel_part_hash(repo: Path = REPO) -> str:
-	"""Changes when something changes that is compiled into the kernel."""
-	files = overlay_files(repo)
-	return hash_of_files(repo, (str(path.relative_to(repo)) for name, path in files.items()
-				    if name.startswith(('lib/', 'include/'))))
-
-
-def tests_part_hash(repo: Path = REPO) -> str:
-	"""Changes when something changes that the test programs are made of."""
-	files = overlay_files(repo)
-	return hash_of_files(repo, (str(path.relative_to(repo)) for name, path in files.items()
-				    if name.startswith((SELFTESTS, 'include/uapi/'))))
-
-
-def apply(tree: Path, repo: Path = REPO, for_patches: bool = False) -> list[str]:
-	"""Puts the overlay into a tree; returns the names of the files that were written.
-
-	A tree to make patches from gets the runner as well, and none of our records.
-	"""
-	if not (tree / 'lib' / 'Kconfig.debug').is_file():
-		raise DevexclError(f'{tree} is not a kernel tree: it has no lib/Kconfig.debug')
-	files = overlay_files(repo, ROOTS + (RUNNER,) * for_patches)
-	written = _remove_vanished(tree, files)
-	for name, source in files.items():
-		if _write_if_different(tree / name, source.read_bytes()):
-			written.append(name)
-	for name, change in (('lib/Kconfig.debug', _with_kconfig), ('lib/Makefile', _with_modules),
-			     ('tools/testing/selftests/Makefile', _with_selftests)):
-		path = tree / name
-		before = path.read_text(encoding='utf-8', errors='surrogateescape')
-		after = change(before, repo)
-		if _write_if_different(path, after.encode('utf-8', 'surrogateescape')):
-			written.append(name)
-	if not for_patches:
-		write_atomically(tree / RECORD, json.dumps(sorted(files)))
-	return written
-
-
-def _remove_vanished(tree: Path, files: dict[str, Path]) -> list[str]:
+def _remove_vanished(tree: Path, files: dict[str, bytes]) -> list[str]:
 	"""What an earlier overlay had and this one has not must not be built any more."""
 	try:
 		earlier = json.loads((tree / RECORD).read_text(encoding='utf-8'))
@@ -119,38 +154,3 @@ def _write_if_different(path: Path, contents: bytes) -> bool:
 		temporary.chmod(path.stat().st_mode)
 	temporary.replace(path)
 	return True
-
-
-def _with_kconfig(text: str, repo: Path) -> str:
-	"""lib/Kconfig.debug, sourcing ours after TEST_HMM: inside the menu of runtime tests."""
-	line = f'source "{KCONFIG_INSTALLED}"\n'
-	text = text.replace(line + '\n', '')
-	if not (repo / KCONFIG).is_file():
-		return text
-	anchor = re.search(r'^config TEST_HMM\n(?:[ \t].*\n|\n)*', text, re.MULTILINE)
-	if not anchor:
-		raise DevexclError('lib/Kconfig.debug has no TEST_HMM: make_device_exclusive*() came later than it did')
-	return text[:anchor.end()] + line + '\n' + text[anchor.end():]
-
-
-def _with_modules(text: str, repo: Path) -> str:
-	"""lib/Makefile, with our modules; -I is for their trace header."""
-	text = re.sub(r'^(obj-\$\(CONFIG_TEST_DEVEXCL|CFLAGS_test_devexcl).*\n', '', text, flags=re.MULTILINE)
-	lines = ''.join(f'obj-$(CONFIG_{symbol}) += {name}.o\nCFLAGS_{name}.o += -I$(src)\n'
-			for name, symbol in modules(repo))
-	anchor = re.search(r'^obj-\$\(CONFIG_TEST_HMM\).*\n', text, re.MULTILINE)
-	if not anchor:
-		raise DevexclError('lib/Makefile does not build test_hmm: this kernel is too old')
-	return text[:anchor.end()] + lines + text[anchor.end():]
-
-
-def _with_selftests(text: str, repo: Path) -> str:
-	"""tools/testing/selftests/Makefile, with our folder among the targets."""
-	line = 'TARGETS += devexcl\n'
-	text = text.replace(line, '')
-	if not (repo / SELFTESTS / 'Makefile').is_file():
-		return text
-	anchor = re.search(r'^TARGETS \+= cpu-hotplug\n', text, re.MULTILINE)
-	if not anchor:
-		raise DevexclError('tools/testing/selftests/Makefile has no list of TARGETS as we know it')
-	return text[:anchor.end()] + line + text[anchor.end():]
