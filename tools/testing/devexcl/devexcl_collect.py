@@ -149,6 +149,7 @@ class Collector:
 		self.done = 0
 		self.release = ''
 		self.spent: dict[str, float] = collections.defaultdict(float)
+		self._crashed: set[Job] = set()
 		self._next_id = 0
 		self._record = None
 		self._written = 0
@@ -183,8 +184,9 @@ class Collector:
 			job = queue[0]
 			self.progress(self, job)
 			attempt = self._run(guest, job)
-			repeated = len(self.attempts) > 1 and self.attempts[-2].name == job.name
-			if attempt.how != CRASH or repeated:
+			if attempt.how == CRASH and job not in self._crashed:
+				self._crashed.add(job)	# once more, in the next guest
+			else:
 				queue.popleft()
 				self.done += 1
 			self.finished(attempt)

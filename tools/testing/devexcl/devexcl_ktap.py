@@ -79,7 +79,8 @@ def failure_reason(diagnostics: Iterable[str]) -> str:
 	"""The first failed assertion, or the first thing said at all."""
 	said = [line for line in diagnostics if line.strip() and not CHATTER.match(line)]
 	assertions = [line for line in said if ASSERTION.match(line)]
-	return (assertions or said or [''])[0].lstrip('# ').strip()
+	expected = [line for line in assertions if ':Expected ' in line]
+	return (expected or assertions or said or [''])[0].lstrip('# ').strip()
 
 
 def parse_list(lines: Iterable[str]) -> Optional[list[str]]:
