@@ -1,0 +1,863 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of the runner, on recorded and on hand-made material. They need no kernel and no QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from unittest import mock
+
+import devexcl
+import devexcl_build
+import devexcl_check
+import devexcl_collect
+import devexcl_config
+import devexcl_host
+import devexcl_judge
+import devexcl_ktap
+import devexcl_overlay
+import devexcl_qemu
+import devexcl_report
+import devexcl_source
+import devexcl_splat
+import devexcl_tools
+from devexcl_collect import CRASH, HANG, Attempt, Collector, Job, Limits
+from devexcl_host import CANNOT_RUN, FAILED, INTERRUPTED, OK, DevexclError
+from devexcl_judge import KnownBug
+from devexcl_qemu import Event
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE / 'test_data'
+
+
+def lines_of(name: str) -> list[str]:
+	return (DATA / name).read_text(encoding='utf-8', errors='replace').splitlines()
+
+
+def attempt(output: str = '', *, test: str = 'demo.x', how: str = 'exit', code: int = 0, **rest) -> Attempt:
+	return Attempt('demo', test, 1, output=output.splitlines(), how=how, code=code, **rest)
+
+
+def verdict(*args, **kwargs) -> tuple[str, str]:
+	[result] = devexcl_judge.judge([attempt(*args, **kwargs)])
+	return result.verdict, result.reason
+
+
+class QuietTest(unittest.TestCase):
+	"""A test with a folder of its own, a cache in it, and nothing printed."""
+
+	def setUp(self) -> None:
+		folder = tempfile.TemporaryDirectory()
+		self.addCleanup(folder.cleanup)
+		self.folder = Path(folder.name)
+		self.said = io.StringIO()
+		terminal = devexcl_host.Terminal(self.said)
+		for patch in (mock.patch.dict(os.environ, {'DEVEXCL_CACHE': str(self.folder / 'cache')}),
+			      *(mock.patch.object(module, 'terminal', terminal) for module in sys.modules.values()
+				if getattr(module, '__name__', '').startswith('devexcl') and hasattr(module, 'terminal'))):
+			patch.start()
+			self.addCleanup(patch.stop)
+
+	def write(self, name: str, text: str = '') -> Path:
+		path = self.folder / name
+		path.parent.mkdir(parents=True, exist_ok=True)
+		path.write_text(text, encoding='utf-8')
+		return path
+
+
+# ---- what test programs print ------------------------------------------------------------
+
+
+class KtapTest(unittest.TestCase):
+	def test_harness_of_each_kernel(self) -> None:
+		for kernel in ('6.1', '6.12', '7.3'):
+			with self.subTest(kernel=kernel):
+				tap = devexcl_ktap.parse(lines_of(f'harness-{kernel}.tap'))
+				self.assertEqual(tap.plan, 3)
+				self.assertEqual([(result.verdict, result.name) for result in tap.results],
+						 [('pass', 'global.passes'), ('fail', 'global.fails'),
+						  ('skip', 'global.skips')])
+				self.assertEqual(tap.results[2].reason, 'no such machine')
+				self.assertEqual(devexcl_ktap.failure_reason(tap.results[1].diagnostics),
+						 'h.c:3:fails:Expected 1 (1) == two (2)')
+
+	def test_truncated(self) -> None:
+		tap = devexcl_ktap.parse(['TAP version 13', '1..2', '#  RUN           f.a ...', 'ok 1 f.a',
+					  '#  RUN           f.b ...', 'not o'])
+		self.assertEqual((tap.plan, len(tap.results), tap.running), (2, 1, 'f.b'))
+
+	def test_garbage_is_no_result(self) -> None:
+		tap = devexcl_ktap.parse(['okay', 'ok', '\x00\xff ok 1 x', 'notok 2', '1..', '1..x', '', '#'])
+		self.assertEqual([result.name for result in tap.results], ['test1'])
+		self.assertIsNone(tap.plan)
+
+	def test_directives(self) -> None:
+		tap = devexcl_ktap.parse(['ok 1 a # SKIP', 'ok 2 b # XFAIL known', 'not ok 3 - c # TODO later',
+					  'ok 4 d#1', '1..0 # SKIP no device', 'Bail out! no memory'])
+		self.assertEqual([(result.verdict, result.name) for result in tap.results],
+				 [('skip', 'a'), ('pass', 'b'), ('fail', 'c'), ('pass', 'd#1')])
+		self.assertEqual((tap.skip_all, tap.bail_out), ('no device', 'no memory'))
+
+	def test_list(self) -> None:
+		def row(*columns: str) -> str:
+			return '%-20s %-25s %s' % columns
+		table = [row('# FIXTURE', 'VARIANT', 'TEST'), row('one', 'small', 'a'), row('', 'large', ''),
+			 '-' * 80, row('a_fixture_with_a_very_long_name', '', 'b'), row('', '', 'c'),
+			 '-' * 80, row('three', 'a_variant_with_a_name_longer_than_its_column', 'd')]
+		self.assertEqual(devexcl_ktap.parse_list(table), [
+			'one.small.a', 'one.large.a', 'a_fixture_with_a_very_long_name.b',
+			'a_fixture_with_a_very_long_name.c', 'three.a_variant_with_a_name_longer_than_its_column.d'])
+		self.assertIsNone(devexcl_ktap.parse_list(['TAP version 13', 'ok 1 x']))
+
+
+# ---- the console ----------------------------------------------------------------------------
+
+
+class SplatTest(unittest.TestCase):
+	def test_recorded_warning(self) -> None:
+		[splat] = devexcl_splat.splats(lines_of('warning-6.12.console'))
+		self.assertIn('WARNING: CPU: 1 PID: 0 at arch/x86/kernel/smpboot.c:350', splat.headline)
+		self.assertGreater(len(splat.lines), 15)
+
+	def test_recorded_panic(self) -> None:
+		console = lines_of('panic-6.12.console')
+		self.assertTrue(devexcl_splat.panicked(console))
+		[splat] = devexcl_splat.splats(console)
+		self.assertEqual(splat.headline, 'Kernel panic - not syncing: sysrq triggered crash')
+		name, part = devexcl_splat.by_test(console)[-1]
+		self.assertEqual(name, 'demo.global.panics')
+		self.assertTrue(devexcl_splat.panicked(part))
+
+	def test_one_of_each(self) -> None:
+		for line in ('BUG: KASAN: slab-use-after-free in foo+0x1/0x2', 'UBSAN: shift-out-of-bounds in mm/x.c:1:2',
+			     'WARNING: possible circular locking dependency detected', 'WARNING: suspicious RCU usage',
+			     'INFO: possible recursive locking detected', 'BUG: Bad rss-counter state mm:1 type:2 val:3',
+			     'BUG: Bad page state in process x  pfn:1', 'Oops: general protection fault, maybe for address 0x1',
+			     'BUG: unable to handle page fault for address: 0', 'stack segment: 0000 [#1] SMP',
+			     'rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:', 'refcount_t: underflow; use-after-free.',
+			     'INFO: task x:1 blocked for more than 120 seconds.', 'watchdog: BUG: soft lockup - CPU#0 stuck',
+			     'kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)',
+			     'page_table_check: x', 'list_del corruption. next->prev should be', 'kernel BUG at mm/rmap.c:1!',
+			     'BUG kmalloc-64 (Tainted: G    B): Redzone overwritten', 'DEBUG_LOCKS_WARN_ON(1)WARNING: at x',
+			     'kmem_cache_destroy x: Slab cache still has objects when called from y'):
+			with self.subTest(line=line):
+				self.assertTrue(devexcl_splat.is_bad(f'[    1.000000] {line}'))
+
+	def test_harmless(self) -> None:
+		for line in ('devexcl-test: begin 1 x.WARNING:', 'Kernel command line: panic=-1 oops=panic WARNING: x',
+			     'rcu: Hierarchical RCU implementation.', 'test_devexcl: loading test module taints kernel.',
+			     'random: crng init done', 'Run /init as init process', 'debug: unmapping init memory'):
+			with self.subTest(line=line):
+				self.assertFalse(devexcl_splat.is_bad(f'[    1.000000] {line}'))
+
+	def test_expected(self) -> None:
+		warning = ['[ 1.0] ------------[ cut here ]------------', '[ 1.0] WARNING: CPU: 0 at mm/a.c:1 f+0x1/0x2',
+			   '[ 1.0] Call Trace:', '[ 1.0] ---[ end trace 0000000000000000 ]---']
+		other = ['[ 1.0] BUG: Bad page state in process x']
+		self.assertEqual(len(devexcl_splat.splats(warning + other)), 2)
+		expect = ['[ 1.0] devexcl-test: expect mm/a\\.c:\\d+']
+		self.assertEqual([splat.headline for splat in devexcl_splat.splats(expect + warning + other)],
+				 ['BUG: Bad page state in process x'])
+		self.assertEqual(len(devexcl_splat.splats(['devexcl-test: expect (', *other])), 1)
+
+	def test_charged_to_the_test_before(self) -> None:
+		parts = devexcl_splat.by_test(['boot', 'devexcl-test: begin 1 a', 'x', 'devexcl-test: end 1 a', 'late',
+					       'devexcl-test: begin 2 b', 'y'])
+		self.assertEqual([(name, len(lines)) for name, lines in parts], [('', 1), ('a', 4), ('b', 2)])
+
+
+# ---- verdicts ------------------------------------------------------------------------------------
+
+
+class JudgeTest(unittest.TestCase):
+	def test_recorded_run(self) -> None:
+		"""A real run of a program made for it: one test for each thing that can happen."""
+		attempts = [Attempt(**json.loads(line)) for line in lines_of('demo-6.12.record.jsonl')]
+		verdicts = {result.name.replace('demo.global.', ''): result.verdict
+			    for result in devexcl_judge.judge(attempts)}
+		self.assertEqual(verdicts, {
+			'kernel.boot': 'pass', 'passes': 'pass', 'fails': 'fail', 'skips': 'skip', 'dies': 'fail',
+			'splats': 'fail', 'announces': 'pass', 'leaves_child': 'pass', 'garbage': 'pass',
+			'long_line': 'pass', 'exits_early': 'fail', 'stops': 'hang', 'panics': 'crash',
+			'reboots': 'crash', 'panics_once': 'crash', 'blocks_cpus': 'pass', 'last': 'pass'})
+
+	def test_pass_needs_everything(self) -> None:
+		self.assertEqual(verdict('1..1\nok 1 x'), ('pass', ''))
+		self.assertEqual(verdict('1..1\nok 1 x', code=1), ('fail', 'says ok, but exits with status 1'))
+		self.assertEqual(verdict('1..1\nok 1 x', how='signal', code=11), ('fail', 'killed by SIGSEGV'))
+		self.assertEqual(verdict('1..1\nok 1 x', faults=['module x still has 1 references'])[0], 'fail')
+		self.assertEqual(verdict('1..1\nok 1 x', console=['BUG: Bad page map'])[1], 'kernel log: BUG: Bad page map')
+		self.assertEqual(verdict('')[1], 'exit status 0 without a result')
+		self.assertEqual(verdict('1..1\nok 1 x\nok 2 y')[0], 'fail')
+
+	def test_skip(self) -> None:
+		self.assertEqual(verdict('ok 1 # SKIP no pkeys', code=4), ('skip', 'no pkeys'))
+		self.assertEqual(verdict('1..0 # SKIP no device', code=4), ('skip', 'no device'))
+		self.assertEqual(verdict('ok 1 # SKIP no pkeys', console=['WARNING: x'])[0], 'fail')
+
+	def test_hang_and_crash(self) -> None:
+		self.assertEqual(verdict('', how='timeout', code=60), ('hang', 'no end within 60 s'))
+		self.assertEqual(verdict('', how='stuck', code=60)[0], 'hang')
+		self.assertEqual(verdict('', how=HANG)[0], 'hang')
+		self.assertEqual(verdict('ok 1 x', how=CRASH)[0], 'crash')
+
+	def test_crash_is_repeated(self) -> None:
+		crash = attempt(how=CRASH, console=['Kernel panic - not syncing: x'])
+		[both] = devexcl_judge.judge([crash, crash])
+		self.assertEqual((both.verdict, both.reason), ('crash', 'crash (2 of 2): Kernel panic - not syncing: x'))
+		[once] = devexcl_judge.judge([crash, attempt('ok 1 x')])
+		self.assertEqual((once.verdict, once.reason),
+				 ('fail', 'crash, not reproduced: Kernel panic - not syncing: x'))
+		self.assertTrue(once.console)
+
+	def test_whole_program(self) -> None:
+		results = devexcl_judge.judge([attempt('1..3\nok 1 a\nnot ok 2 b', test='', code=1)])
+		self.assertEqual([(result.name, result.verdict) for result in results],
+				 [('demo.a', 'pass'), ('demo.b', 'fail'), ('demo', 'fail')])
+		self.assertEqual(results[2].reason, 'planned 3 tests, told of 2')
+		results = devexcl_judge.judge([attempt('1..2\nok 1 a\n#  RUN           f.b ...', test='', how=CRASH)])
+		self.assertEqual([(result.name, result.verdict) for result in results],
+				 [('demo.a', 'pass'), ('demo.f.b', 'crash')])
+
+	def test_garbage(self) -> None:
+		for output in ('\x00\x01', 'ok', '#' * 10000, 'ok ok ok', '1..99999999999999999999'):
+			with self.subTest(output=output[:20]):
+				self.assertTrue(devexcl_judge.judge([attempt(output)]))
+
+	def test_truncated_record(self) -> None:
+		with tempfile.TemporaryDirectory() as name:
+			folder = Path(name)
+			whole = lines_of('demo-6.12.record.jsonl')
+			(folder / devexcl_collect.RECORD).write_text('\n'.join(whole)[:-100], encoding='utf-8')
+			self.assertEqual(len(devexcl_judge.read_record(folder)), len(whole) - 1)
+			with self.assertRaises(DevexclError):
+				devexcl_judge.read_record(folder / 'nothing')
+
+
+class KnownBugsTest(QuietTest):
+	def judge(self, row: KnownBug, release: str, *tries: Attempt) -> devexcl_judge.Result:
+		[result] = devexcl_judge.judge(tries, [row], release)
+		return result
+
+	def test_versions(self) -> None:
+		row = KnownBug('demo.*', '5.14', '6.14', 'abc', 'text')
+		for release, concerned in (('5.13.9', False), ('5.14.0', True), ('6.12.117', True), ('6.14.11', True),
+					   ('6.15.0', False), ('7.3.4', False), ('6.12.0-rc1', True), ('6.1.192-x', True)):
+			with self.subTest(release=release):
+				self.assertEqual(row.concerns('demo.x', release), concerned)
+		exact = KnownBug('demo.x', '-', '6.12.40', 'abc', 'text')
+		self.assertTrue(exact.concerns('demo.x', '6.12.40'))
+		self.assertFalse(exact.concerns('demo.x', '6.12.41'))
+		self.assertFalse(exact.concerns('demo.y', '6.12.40'))
+		self.assertTrue(KnownBug('*', '6.15', '-', 'unfixed', 'text').concerns('a', '9.0.0'))
+
+	def test_known_fixed_and_neither(self) -> None:
+		row = KnownBug('demo.x', '-', '6.14', 'abc', 'text')
+		bad = attempt('not ok 1 x', code=1)
+		self.assertEqual(self.judge(row, '6.12.1', bad).verdict, 'known')
+		self.assertEqual(self.judge(row, '7.3.4', bad).verdict, 'fail')
+		self.assertEqual(self.judge(row, '6.12.1', attempt(how=CRASH)).verdict, 'known')
+		fixed = self.judge(row, '6.12.1', attempt('ok 1 x'))
+		self.assertEqual((fixed.verdict, fixed.bad), ('fixed', True))
+		self.assertEqual(self.judge(row, '6.12.1', attempt('ok 1 # SKIP no', code=4)).verdict, 'skip')
+
+	def test_table(self) -> None:
+		path = self.write('known', '# comment\n\na.* | 5.14 | 6.14 | 438354724f69 | why: x, y\n')
+		self.assertEqual(devexcl_judge.read_known_bugs(path),
+				 [KnownBug('a.*', '5.14', '6.14', '438354724f69', 'why: x, y')])
+		for row in ('a | b | c | d | e', 'a | 5 | 6', 'a | 5 | 6 | | e'):
+			with self.subTest(row=row), self.assertRaises(DevexclError):
+				devexcl_judge.read_known_bugs(self.write('known', row))
+
+	def test_ours(self) -> None:
+		devexcl_judge.read_known_bugs()
+
+
+# ---- running --------------------------------------------------------------------------------------
+
+
+class FakeGuest:
+	"""Plays a script of events for each program that it is told to run."""
+
+	def __init__(self, script: dict[str, list]) -> None:
+		self.script = script
+		self.events: list[Event] = []
+		self.hello = '6.12.1 cpus=2 modules=builtin'
+		self.killed = self.off = False
+
+	def __enter__(self) -> 'FakeGuest':
+		return self
+
+	def __exit__(self, *exc) -> None:
+		pass
+
+	def wait_until_ready(self) -> list[str]:
+		return ['booting']
+
+	def send(self, word: str, number: str = '', _limit: str = '', name: str = '', *_command: str) -> None:
+		if word != 'run':
+			return
+		queue = self.script.get(name, [])
+		behaviour = queue.pop(0) if len(queue) > 1 else queue[0] if queue else 'pass'
+		begin = [Event('console', f'devexcl-test: begin {number} {name}'), Event('channel', f'begin {number} {name}')]
+		end = [Event('channel', f'end {number} exit 0 10'), Event('console', f'devexcl-test: end {number} {name}')]
+		self.events += begin
+		if behaviour == 'list':
+			self.events += [Event('channel', f'out {number} ' + text) for text in
+					('%-20s %-25s %s' % ('# FIXTURE', 'VARIANT', 'TEST'), '%-20s %-25s %s' % ('demo', '', 'a'),
+					 '%-20s %-25s %s' % ('', '', 'b'), '%-20s %-25s %s' % ('', '', 'c'))] + end
+		elif behaviour == 'panic':
+			self.events += [Event('console', 'Kernel panic - not syncing: x'), Event('gone')]
+		elif behaviour == 'hang':
+			self.events.append(Event('silence'))
+		elif behaviour == 'splat':
+			self.events += [Event('channel', f'out {number} ok 1 {name}'), Event('console', 'WARNING: x'), *end]
+		else:
+			self.events += [Event('channel', f'out {number} ok 1 {name}'), *end]
+
+	def next_event(self, _timeout: float) -> Event:
+		return self.events.pop(0) if self.events else Event('gone')
+
+	def power_off(self) -> list[str]:
+		self.off = True
+		return ['reboot: Power down']
+
+	def kill(self) -> None:
+		self.killed = True
+
+
+class CollectTest(QuietTest):
+	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = ()) -> tuple[Collector, dict[str, str]]:
+		script = {'demo.list': ['list'], **script}
+		image = mock.Mock(programs=['demo'], modules=[], manifest={'debug': False})
+		collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns))
+		with mock.patch.object(devexcl_collect, 'Guest', lambda *args, **kwargs: FakeGuest(script)):
+			collector.run()
+		results = devexcl_judge.judge(collector.attempts)
+		return collector, {result.name: result.verdict for result in results}
+
+	def test_all_pass(self) -> None:
+		collector, verdicts = self.collect({})
+		self.assertEqual(verdicts, {'kernel.boot': 'pass', 'demo.a': 'pass', 'demo.b': 'pass', 'demo.c': 'pass'})
+		self.assertEqual(collector.boots, 1)
+		self.assertEqual([item.name for item in devexcl_judge.read_record(self.folder)],
+				 ['kernel.boot', 'demo.a', 'demo.b', 'demo.c'])
+
+	def test_panic_twice(self) -> None:
+		collector, verdicts = self.collect({'demo.b': ['panic']})
+		self.assertEqual((verdicts['demo.b'], verdicts['demo.c']), ('crash', 'pass'))
+		self.assertEqual(collector.boots, 3)
+
+	def test_panic_once(self) -> None:
+		collector, verdicts = self.collect({'demo.a': ['panic', 'pass']})
+		self.assertEqual((verdicts['demo.a'], collector.boots), ('fail', 2))
+
+	def test_hang_is_not_repeated(self) -> None:
+		collector, verdicts = self.collect({'demo.a': ['hang']})
+		self.assertEqual((verdicts['demo.a'], verdicts['demo.b'], collector.boots), ('hang', 'pass', 2))
+
+	def test_splat_takes_a_fresh_boot(self) -> None:
+		collector, verdicts = self.collect({'demo.a': ['splat']})
+		self.assertEqual((verdicts['demo.a'], verdicts['demo.b'], collector.boots), ('fail', 'pass', 2))
+
+	def test_patterns(self) -> None:
+		for patterns in (('demo.b',), ('b',), ('*.b',), ('?',)):
+			with self.subTest(patterns=patterns):
+				_, verdicts = self.collect({}, patterns)
+				self.assertIn('demo.b', verdicts)
+		with self.assertRaisesRegex(DevexclError, "TESTS='dmeo.a' matches no test.*demo.a"):
+			self.collect({}, ('demo.b', 'dmeo.a'))
+
+	def test_names(self) -> None:
+		self.assertEqual(devexcl_collect.full_name('fork', 'fork.x'), 'fork.x')
+		self.assertEqual(devexcl_collect.full_name('fork', 'forked.x'), 'fork.forked.x')
+
+	def test_limits(self) -> None:
+		self.write('settings', 'timeout=90\n')
+		image = mock.Mock(tests=self.folder, manifest={'debug': False})
+		self.assertEqual(Limits.of(image), Limits(60, 90))
+		self.write('settings', 'timeout=0\n')
+		self.assertEqual(Limits.of(image, 5), Limits(5, devexcl_collect.PROGRAM_SECONDS))
+
+
+class ChannelTest(unittest.TestCase):
+	def test_lines(self) -> None:
+		reader = devexcl_qemu.LineReader()
+		self.assertEqual(reader.feed(b'one\r\ntw'), ['one'])
+		self.assertEqual(reader.feed(b'o\n\x1b[31mred\x1b[0m\nrest'), ['two', 'red'])
+		self.assertEqual(reader.rest(), ['rest'])
+		self.assertEqual(len(reader.feed(b'x' * (1 << 17))), 1)
+
+	def test_escapes(self) -> None:
+		self.assertEqual(devexcl_qemu.unescape('a\\x5cb\\x0a\\xc3\\xa9'), 'a\\b\né')
+		self.assertEqual(devexcl_qemu.unescape('\\xff\\x'), '\ufffd\\x')
+		self.assertEqual(devexcl_qemu.unescape(devexcl_qemu.escape('a b\\ü')), 'a b\\ü')
+
+	def test_guest_escapes_alike(self) -> None:
+		"""init.c writes what we read: its version of the protocol is ours."""
+		text = (HERE / 'init.c').read_text(encoding='utf-8')
+		self.assertIn(f'#define CHANNEL_NAME		"{devexcl_qemu.CHANNEL_NAME}"', text)
+
+
+# ---- reports ----------------------------------------------------------------------------------------
+
+
+class ReportTest(QuietTest):
+	FACTS = {'release': '6.12.1', 'origin': 'KERNEL=6.12', 'variant': 'module', 'accelerator': 'tcg'}
+
+	def results(self) -> list:
+		attempts = [Attempt(**json.loads(line)) for line in lines_of('demo-6.12.record.jsonl')]
+		return devexcl_judge.judge(attempts, [KnownBug('demo.global.dies', '-', '-', 'abc', 'text')], '6.12.1')
+
+	def test_machine_formats(self) -> None:
+		results = self.results()
+		devexcl_report.write_all(results, self.FACTS, devexcl_host.Timings(), self.folder)
+		data = json.loads((self.folder / 'results.json').read_text(encoding='utf-8'))
+		self.assertEqual(data['counts']['crash'], 3)
+		suites = ElementTree.parse(self.folder / 'junit.xml').getroot()
+		self.assertEqual(len(suites.findall('.//testcase')), len(results))
+		self.assertEqual(len(suites.findall('.//failure')), sum(result.bad for result in results))
+		text = (self.folder / 'raw.ktap').read_text(encoding='utf-8')
+		self.assertTrue(text.startswith('KTAP version 1\n'))
+		self.assertIn('\n  # Subtest: demo\n', text)
+		self.assertIn('not ok 2 demo', text)
+		self.assertRegex(text, r'ok \d+ demo.global.dies # XFAIL text \(abc\)')
+		self.assertRegex(text, r'ok \d+ demo.global.skips # SKIP no such machine')
+
+	def test_summary(self) -> None:
+		devexcl_report.print_summary(self.results(), self.FACTS, devexcl_host.Timings(), self.folder)
+		said = self.said.getvalue()
+		self.assertIn('Repeat:  make run KERNEL=6.12 TESTS=', said)
+		self.assertIn('crash  demo.global.panics: crash (2 of 2): Kernel panic - not syncing', said)
+		self.assertIn('3 fail, 3 crash, 1 hang, 1 known, 1 skip', said)
+
+	def test_repeat_names_the_tests(self) -> None:
+		bad = [devexcl_judge.Result('fork.a', 'fork', 'fail')]
+		self.assertEqual(devexcl_report.repeat_command(bad, 'KERNEL=7.3 BUILTIN=1'),
+				 'make run KERNEL=7.3 BUILTIN=1 TESTS=fork.a')
+
+
+# ---- configuration ------------------------------------------------------------------------------------
+
+
+class ConfigTest(QuietTest):
+	def test_missing_options(self) -> None:
+		fragment = self.write('x.config', 'CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\n'
+				      '# optional: 6.1 has no such thing\nCONFIG_D=y\nCONFIG_E="text"\nCONFIG_F=8\n')
+		wishes = devexcl_config.wanted([fragment])
+		config = devexcl_config.parse_config('CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_E="text"\n# CONFIG_F is not set\n')
+		needed, optional = devexcl_config.missing(config, wishes)
+		self.assertEqual(needed, ['CONFIG_B=m (x.config) became y', 'CONFIG_F=8 (x.config) became n'])
+		self.assertEqual(optional, ['CONFIG_D=y (x.config) became n: 6.1 has no such thing'])
+
+	def test_last_fragment_wins(self) -> None:
+		one, two = self.write('1.config', 'CONFIG_A=m\n'), self.write('2.config', 'CONFIG_A=y\n')
+		self.assertEqual(devexcl_config.wanted([one, two])['CONFIG_A'].value, 'y')
+
+	def test_ours(self) -> None:
+		base = devexcl_config.wanted(devexcl_config.fragments(False, False))
+		self.assertEqual(base['CONFIG_TEST_DEVEXCL'].value, 'm')
+		builtin = devexcl_config.wanted(devexcl_config.fragments(True, True))
+		self.assertEqual(builtin['CONFIG_TEST_DEVEXCL'].value, 'y')
+		self.assertEqual(builtin['CONFIG_KASAN'].value, 'y')
+
+
+# ---- trees ----------------------------------------------------------------------------------------------
+
+
+class TreeTest(QuietTest):
+	"""With a kernel tree that is as small as it can be."""
+
+	def make_tree(self, name: str = 'linux') -> Path:
+		for path, text in (('Makefile', 'VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 3\n'), ('Kconfig', ''),
+				   ('mm/memory.c', 'int a;\n'), ('arch/x86/Makefile', ''), ('.gitignore', '*.o\n.*\n!.gitignore\n'),
+				   ('include/linux/rmap.h', 'make_device_exclusive\n'),
+				   ('lib/Kconfig.debug', 'config TEST_HMM\n\ttristate "x"\n\thelp\n\t  y\n\nconfig TEST_LAST\n'),
+				   ('lib/Makefile', 'obj-$(CONFIG_TEST_HMM) += test_hmm.o\nobj-y += last.o\n'),
+				   ('tools/testing/selftests/Makefile', 'TARGETS += cpu-hotplug\nTARGETS += zram\n')):
+			self.write(f'{name}/{path}', text)
+		return self.folder / name
+
+	def git(self, tree: Path, *command: str) -> None:
+		subprocess.run(['git', '-c', 'user.name=x', '-c', 'user.email=x@x', '-C', str(tree), *command], check=True,
+			       stdout=subprocess.DEVNULL)
+
+
+class OverlayTest(TreeTest):
+	def make_repo(self) -> Path:
+		for path in ('lib/test_devexcl.c', 'include/uapi/linux/test_devexcl_uapi.h', 'Kconfig.debug',
+			     'tools/testing/selftests/devexcl/Makefile', 'lib/test_devexcl.o'):
+			self.write(f'repo/{path}', f'{path}\n')
+		self.write('repo/.gitignore', '*.o\n')
+		return self.folder / 'repo'
+
+	def overlay(self) -> devexcl_overlay.Overlay:
+		return devexcl_overlay.Overlay(self.folder / 'repo')
+
+	def test_apply_twice(self) -> None:
+		tree = self.make_tree()
+		self.make_repo()
+		self.assertIn('lib/test_devexcl.c', self.overlay().apply(tree))
+		before = {path: path.stat().st_mtime_ns for path in tree.rglob('*') if path.is_file()}
+		self.assertEqual(self.overlay().apply(tree), [])
+		after = {path: path.stat().st_mtime_ns for path in tree.rglob('*') if path.is_file()}
+		before.pop(tree / devexcl_overlay.RECORD)
+		after.pop(tree / devexcl_overlay.RECORD)
+		self.assertEqual(before, after)
+		self.assertFalse((tree / 'lib/test_devexcl.o').exists())
+		self.assertEqual((tree / 'lib/Makefile').read_text(encoding='utf-8').splitlines(), [
+			'obj-$(CONFIG_TEST_HMM) += test_hmm.o', 'obj-$(CONFIG_TEST_DEVEXCL) += test_devexcl.o',
+			'CFLAGS_test_devexcl.o += -I$(src)', 'obj-y += last.o'])
+		self.assertRegex((tree / 'lib/Kconfig.debug').read_text(encoding='utf-8'),
+				 r'y\n\nsource "lib/Kconfig.devexcl"\n\nconfig TEST_LAST')
+
+	def test_only_what_changed_is_written(self) -> None:
+		tree, repo = self.make_tree(), self.make_repo()
+		self.overlay().apply(tree)
+		(repo / 'lib/test_devexcl.c').write_text('changed\n', encoding='utf-8')
+		self.assertEqual(self.overlay().apply(tree), ['lib/test_devexcl.c'])
+
+	def test_vanished(self) -> None:
+		tree, repo = self.make_tree(), self.make_repo()
+		self.overlay().apply(tree)
+		(repo / 'lib/test_devexcl.c').unlink()
+		self.overlay().apply(tree)
+		self.assertFalse((tree / 'lib/test_devexcl.c').exists())
+		self.assertNotIn('DEVEXCL', (tree / 'lib/Makefile').read_text(encoding='utf-8'))
+
+	def test_second_module(self) -> None:
+		tree, repo = self.make_tree(), self.make_repo()
+		(repo / 'lib/test_devexcl_aperture.c').write_text('x', encoding='utf-8')
+		self.overlay().apply(tree)
+		self.assertIn('obj-$(CONFIG_TEST_DEVEXCL_APERTURE) += test_devexcl_aperture.o',
+			      (tree / 'lib/Makefile').read_text(encoding='utf-8'))
+
+	def test_hashes(self) -> None:
+		repo = self.make_repo()
+		before = self.overlay()
+		(repo / 'tools/testing/selftests/devexcl/Makefile').write_text('x', encoding='utf-8')
+		after = self.overlay()
+		self.assertEqual(before.kernel_hash(), after.kernel_hash())
+		self.assertNotEqual(before.tests_hash(), after.tests_hash())
+
+	def test_not_a_tree(self) -> None:
+		self.make_repo()
+		with self.assertRaisesRegex(DevexclError, 'not a kernel tree'):
+			self.overlay().apply(self.folder)
+
+
+class SourceTest(TreeTest):
+	def snapshot(self, tree: Path) -> dict:
+		return {path: (path.lstat().st_mtime_ns, path.lstat().st_ctime_ns, path.lstat().st_size)
+			for path in [tree, *tree.rglob('*')]}
+
+	def sync(self, tree: Path) -> tuple[str, Path]:
+		source = devexcl_source.user_source(tree)
+		return source.identity, source.tree
+
+	def test_follows_the_tree_and_leaves_it_alone(self) -> None:
+		for git in (False, True):
+			with self.subTest(git=git):
+				tree = self.make_tree(f'linux-{git}')
+				if git:
+					self.git(tree, 'init', '-q')
+					self.git(tree, 'add', '-A')
+					self.git(tree, 'commit', '-qm', 'x')
+				before = self.snapshot(tree)
+				first, copy = self.sync(tree)
+				self.assertEqual(self.snapshot(tree), before)
+				self.assertEqual((copy / 'mm/memory.c').stat().st_mtime_ns, (tree / 'mm/memory.c').stat().st_mtime_ns)
+				self.assertEqual(self.sync(tree)[0], first)
+
+				(tree / 'mm/memory.c').write_text('int b;\n', encoding='utf-8')
+				(tree / 'mm/new.c').write_text('int c;\n', encoding='utf-8')
+				(tree / 'lib/Kconfig.debug').unlink()
+				second, _ = self.sync(tree)
+				self.assertNotEqual(first, second)
+				self.assertEqual((copy / 'mm/memory.c').read_text(encoding='utf-8'), 'int b;\n')
+				self.assertTrue((copy / 'mm/new.c').is_file())
+				self.assertFalse((copy / 'lib/Kconfig.debug').exists())
+
+	def test_same_contents_are_not_written(self) -> None:
+		tree = self.make_tree()
+		first, copy = self.sync(tree)
+		before = (copy / 'mm/memory.c').stat().st_mtime_ns
+		os.utime(tree / 'mm/memory.c')
+		second, _ = self.sync(tree)
+		self.assertEqual((first, before), (second, (copy / 'mm/memory.c').stat().st_mtime_ns))
+
+	def test_an_older_file_is_newer_in_the_copy(self) -> None:
+		tree = self.make_tree()
+		_, copy = self.sync(tree)
+		start = time.time() - 1
+		(tree / 'mm/memory.c').write_text('int z;\n', encoding='utf-8')
+		os.utime(tree / 'mm/memory.c', (1, 1))
+		self.sync(tree)
+		self.assertEqual((copy / 'mm/memory.c').read_text(encoding='utf-8'), 'int z;\n')
+		self.assertGreater((copy / 'mm/memory.c').stat().st_mtime, start)
+
+	def test_built_in_place(self) -> None:
+		for kind in ('git', 'plain', 'debian'):
+			with self.subTest(kind=kind):
+				tree = self.make_tree(f'linux-{kind}')
+				if kind == 'git':
+					self.git(tree, 'init', '-q')
+					self.git(tree, 'add', '-A')
+				if kind == 'debian':
+					with (tree / '.gitignore').open('a', encoding='utf-8') as file:
+						file.write('/*\n!/debian/\n')
+				for name in ('.config', 'mm/memory.o', 'mm/.memory.o.cmd'):
+					(tree / name).write_text('x', encoding='utf-8')
+				_, copy = self.sync(tree)
+				for name in ('.config', 'mm/memory.o', 'mm/.memory.o.cmd'):
+					self.assertFalse((copy / name).exists(), name)
+				for name in ('Makefile', 'mm/memory.c', 'lib/Makefile', 'arch/x86/Makefile'):
+					self.assertTrue((copy / name).is_file(), name)
+
+	def test_interrupted_copy(self) -> None:
+		tree = self.make_tree()
+		real, count = devexcl_source.Copier._copy, 0
+
+		def interrupted(self, *args, **kwargs):
+			nonlocal count
+			count += 1
+			if count == 4:
+				raise KeyboardInterrupt
+			return real(self, *args, **kwargs)
+
+		with mock.patch.object(devexcl_source.Copier, '_copy', interrupted), self.assertRaises(KeyboardInterrupt):
+			self.sync(tree)
+		(tree / 'Kconfig').unlink()
+		(tree / 'Kconfig').write_text('new', encoding='utf-8')
+		(tree / 'mm/memory.c').rename(tree / 'mm/other.c')
+		(tree / 'mm/memory.c').write_text('', encoding='utf-8')
+		_, copy = self.sync(tree)
+		files = sorted(str(path.relative_to(copy)) for path in copy.rglob('*') if path.is_file())
+		self.assertEqual(files, sorted(str(path.relative_to(tree)) for path in tree.rglob('*') if path.is_file()))
+
+	def test_links(self) -> None:
+		tree = self.make_tree()
+		(tree / 'link').symlink_to('mm/memory.c')
+		(tree / 'links').symlink_to('mm')
+		_, copy = self.sync(tree)
+		self.assertEqual((os.readlink(copy / 'link'), os.readlink(copy / 'links')), ('mm/memory.c', 'mm'))
+
+	def test_bad_trees(self) -> None:
+		with self.assertRaisesRegex(DevexclError, 'There is no folder'):
+			devexcl_source.user_source(self.folder / 'nothing')
+		with self.assertRaisesRegex(DevexclError, 'is not a kernel tree'):
+			devexcl_source.user_source(self.folder)
+		tree = self.make_tree()
+		(tree / 'include/linux/rmap.h').write_text('', encoding='utf-8')
+		with self.assertRaisesRegex(DevexclError, 'Linux 6.12.3, which has no make_device_exclusive'):
+			devexcl_source.user_source(tree)
+		(tree / 'arch/x86/Makefile').unlink()
+		with self.assertRaisesRegex(DevexclError, 'has no arch/x86'):
+			devexcl_source.user_source(tree)
+
+
+class PackageTest(QuietTest):
+	MIRROR = 'http://mirror.example/debian'
+
+	def test_sites(self) -> None:
+		both = {(self.MIRROR, 'bookworm'), (self.MIRROR, 'bookworm-updates'),
+			('http://sec.example/debian-security', 'bookworm-security')}
+		self.assertEqual(devexcl_source.debian_sites(both), (self.MIRROR, 'http://sec.example/debian-security'))
+		self.assertEqual(devexcl_source.debian_sites({(self.MIRROR, 'trixie')}),
+				 (self.MIRROR, self.MIRROR + '-security'))
+		self.assertEqual(devexcl_source.debian_sites({(self.MIRROR + '-security', 'trixie-security')}),
+				 (self.MIRROR, self.MIRROR + '-security'))
+
+	def test_no_network(self) -> None:
+		record = self.folder / 'cache/sources/6.12.json'
+		record.parent.mkdir(parents=True)
+		record.write_text(json.dumps({'number': '6.12', 'version': '6.12.9-1', 'checked': 0}), encoding='utf-8')
+		with mock.patch.object(devexcl_source, 'look_up', side_effect=DevexclError('no network')):
+			with self.assertRaises(DevexclError):
+				devexcl_source.resolve('6.12', self.folder / 'log')
+			(record.parent / '6.12-6.12.9-1').mkdir()
+			self.assertEqual(devexcl_source.resolve('6.12', self.folder / 'log'), ('6.12', '6.12.9-1'))
+		self.assertIn('no network', self.said.getvalue())
+
+	def test_versions(self) -> None:
+		self.assertEqual(sorted(['7.3', '6.12', '6.1'], key=devexcl_source.version_key), ['6.1', '6.12', '7.3'])
+		with self.assertRaisesRegex(DevexclError, 'is not a version'):
+			devexcl_source.debian_source('newest', self.folder / 'log')
+
+	def test_tools(self) -> None:
+		there = devexcl_tools.Tool('a', 'package-a', lambda: True)
+		gone = devexcl_tools.Tool('b', 'package-b', lambda: False)
+		devexcl_tools.ensure([there], self.folder / 'log')
+		with mock.patch.object(devexcl_tools, '_as_root', return_value=None), \
+		     self.assertRaisesRegex(DevexclError, 'package-b'):
+			devexcl_tools.ensure([there, gone], self.folder / 'log')
+		with mock.patch.object(devexcl_tools.shutil, 'which', return_value=None), \
+		     self.assertRaisesRegex(DevexclError, 'KSRC='):
+			devexcl_tools.ensure([gone], self.folder / 'log')
+
+
+# ---- the cache, and being interrupted --------------------------------------------------------------------
+
+
+class CacheTest(QuietTest):
+	def test_second_run_waits_and_says_for_whom(self) -> None:
+		script = ('import sys, devexcl_host\nwith devexcl_host.Lock("x"):\n'
+			  ' print("locked", flush=True)\n sys.stdin.read()\n')
+		with subprocess.Popen([sys.executable, '-c', script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+				      cwd=HERE) as other:
+			self.assertEqual(other.stdout.readline(), b'locked\n')
+
+			def wait(fd: int, how: int) -> None:
+				if how & fcntl.LOCK_NB:
+					return real(fd, how)
+				other.stdin.close()
+				return real(fd, how)
+
+			real = fcntl.flock
+			with mock.patch.object(devexcl_host.fcntl, 'flock', wait), devexcl_host.Lock('x'):
+				pass
+		self.assertRegex(self.said.getvalue(), rf'Waiting for process {other.pid} since .*busy with x')
+
+	def test_folder_appears_when_complete(self) -> None:
+		path = self.folder / 'image'
+		with self.assertRaises(KeyboardInterrupt):
+			with devexcl_host.new_folder(path) as folder:
+				(folder / 'half').write_text('x', encoding='utf-8')
+				raise KeyboardInterrupt
+		self.assertFalse(path.exists())
+		(self.folder / '.new-image').mkdir()	# as a killed run leaves it
+		(self.folder / '.new-image/junk').write_text('x', encoding='utf-8')
+		with devexcl_host.new_folder(path) as folder:
+			(folder / 'whole').write_text('x', encoding='utf-8')
+		self.assertEqual([item.name for item in path.iterdir()], ['whole'])
+
+	def test_interrupted_build(self) -> None:
+		build = self.folder / 'build'
+		with self.assertRaises(KeyboardInterrupt):
+			with devexcl_build.Interrupted(build):
+				for name, age in (('old.o', 1000), ('half.o', 0), ('.old.o.cmd', 1000), ('.half.o.cmd', 1000),
+						  ('plain.h', 0)):
+					(build / name).write_text('x', encoding='utf-8')
+					os.utime(build / name, (time.time() - age,) * 2)
+				raise KeyboardInterrupt
+		with devexcl_build.Interrupted(build):
+			self.assertFalse((build / 'half.o').exists())
+			self.assertTrue((build / 'old.o').exists())
+			self.assertTrue((build / 'plain.h').exists())
+		self.assertFalse((build / '.devexcl-building').exists())
+
+	def test_command_that_fails(self) -> None:
+		log = self.folder / 'log'
+		with self.assertRaisesRegex(devexcl_host.CommandFailed, '(?s)exit status 3.*x.c:1: error: no.*The whole log'):
+			devexcl_host.run_logged(['sh', '-c', 'echo fine; echo x.c:1: error: no; exit 3'], what='x', log=log)
+
+	def test_interrupt_ends_the_whole_command(self) -> None:
+		"""A grandchild that ignores the interrupt included."""
+		grandchild = -1
+
+		def follow(process: subprocess.Popen, *_rest) -> None:
+			nonlocal grandchild
+			grandchild = os.pidfd_open(int(process.stdout.readline()))
+			signal.raise_signal(signal.SIGINT)
+
+		command = ['sh', '-c', 'sh -c "echo \\$\\$; exec sleep 1000" & wait']
+		with mock.patch.object(devexcl_host, '_follow', follow), self.assertRaises(KeyboardInterrupt):
+			devexcl_host.run_logged(command, what='x', log=self.folder / 'log')
+		self.addCleanup(os.close, grandchild)
+		# A pidfd is readable once its process has ended.
+		self.assertEqual(select.select([grandchild], [], [], 30)[0], [grandchild])
+
+	def test_spaces_in_the_cache(self) -> None:
+		with mock.patch.dict(os.environ, {'DEVEXCL_CACHE': str(self.folder / 'a b')}), \
+		     self.assertRaisesRegex(DevexclError, 'space or a colon'):
+			devexcl_host.cache_dir()
+
+	def test_two_results_in_one_second(self) -> None:
+		args = mock.Mock(results=str(self.folder / 'results'))
+		first, second = devexcl.results_folder(args, 'x'), devexcl.results_folder(args, 'x')
+		self.assertNotEqual(first, second)
+		self.assertEqual((self.folder / 'results/latest').resolve(), second.resolve())
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+
+
+class CommandTest(QuietTest):
+	def run_main(self, *argv: str, **outcome) -> int:
+		with mock.patch.object(devexcl, 'cmd_run', **outcome), contextlib.redirect_stderr(self.said), \
+		     mock.patch.object(signal, 'signal'):
+			return devexcl.main(list(argv))
+
+	def test_exit_codes(self) -> None:
+		self.assertEqual(self.run_main('run', return_value=OK), 0)
+		self.assertEqual(self.run_main('run', return_value=FAILED), 1)
+		self.assertEqual(self.run_main('run', side_effect=DevexclError('x')), 2)
+		self.assertEqual(self.run_main('run', side_effect=KeyboardInterrupt), 130)
+		self.assertEqual(self.run_main('run', side_effect=AttributeError('a bug of ours')), 2)
+		self.assertEqual((OK, FAILED, CANNOT_RUN, INTERRUPTED), (0, 1, 2, 130))
+		good, bad = devexcl_judge.Result('a', 'a', 'known'), devexcl_judge.Result('a', 'a', 'fixed')
+		self.assertEqual((devexcl.exit_code([good]), devexcl.exit_code([good, bad])), (0, 1))
+
+	def test_help_of_each_stage(self) -> None:
+		for command in ('run', 'check', 'fetch', 'configure', 'build', 'boot', 'list', 'shell', 'judge', 'apply'):
+			with self.subTest(command=command), contextlib.redirect_stdout(io.StringIO()) as out:
+				with self.assertRaises(SystemExit) as end:
+					devexcl.main([command, '--help'])
+				self.assertEqual(end.exception.code, 0)
+				self.assertIn('exit codes', out.getvalue())
+
+	def test_judge_again(self) -> None:
+		shutil.copy(DATA / 'demo-6.12.record.jsonl', self.folder / devexcl_collect.RECORD)
+		self.write('results.json', json.dumps({**ReportTest.FACTS, 'times': {}}))
+		with mock.patch.object(signal, 'signal'), contextlib.redirect_stderr(self.said):
+			self.assertEqual(devexcl.main(['judge', str(self.folder)]), FAILED)
+			self.assertEqual(devexcl.main(['judge', str(self.folder / 'nothing')]), CANNOT_RUN)
+
+
+class CheckTest(QuietTest):
+	OUTPUT = ('lib/a.c:7: WARNING:LONG_LINE: line over 100 columns\n'
+		  'lib/b.h:9: CHECK:MACRO_ARG_REUSE: Macro argument reuse\nnoise\n')
+
+	def test_exceptions(self) -> None:
+		path = self.write('exceptions', '# x\nlib/*.h | MACRO_ARG_REUSE | why\nnobody.c | LONG_LINE | why\n')
+		rows = devexcl_check.read_exceptions(path)
+		complaints, used = devexcl_check.style_complaints(self.OUTPUT, rows)
+		self.assertEqual(complaints, ['lib/a.c:7: WARNING:LONG_LINE: line over 100 columns'])
+		self.assertEqual(used, {rows[0]})
+		with self.assertRaises(DevexclError):
+			devexcl_check.read_exceptions(self.write('exceptions', 'lib/*.h | MACRO_ARG_REUSE\n'))
+
+	def test_warnings_of_ours_only(self) -> None:
+		output = ('/x/lib/test_devexcl.c:3:1: warning: symbol\n/kernel/include/linux/mm.h:1:2: warning: theirs\n'
+			  'lib/test_devexcl.c:5:1: error: no\n')
+		self.assertEqual(len(devexcl_check.warnings(output, '/x')), 2)
+
+	def test_last_line(self) -> None:
+		table = devexcl_check.Table()
+		table.add(devexcl_check.Row('a', passed=3, skipped=1))
+		table.add(devexcl_check.Row('b', failed=2))
+		devexcl_check.print_table(table)
+		self.assertEqual(self.said.getvalue().splitlines()[-1], '3 passed, 2 failed, 1 skipped')
+
+	def test_known_counts_as_passed(self) -> None:
+		results = [devexcl_judge.Result(name, 'a', name, bug='x') for name in ('pass', 'known', 'skip', 'fixed', 'hang')]
+		row = devexcl_check.suite_row('x', results, 1.0)
+		self.assertEqual((row.passed, row.failed, row.skipped, row.known), (2, 2, 1, ['known: x']))
+
+
+if __name__ == '__main__':
+	unittest.main()
