@@ -937,8 +937,8 @@ static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
 			return -EINTR;
 		locked = 1;
 		got = devexcl_gup_remote(mm, addr, nr,
-					 FOLL_WRITE | FOLL_SPLIT_PMD, NULL,
-					 &locked);
+					 FOLL_WRITE | FOLL_SPLIT_PMD |
+					 FOLL_HWPOISON, NULL, &locked);
 		if (locked)
 			mmap_read_unlock(mm);
 	} while (!got);
@@ -1477,8 +1477,11 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 		return -EINTR;
 	ret = hmm_range_fault(&range);
 	mmap_read_unlock(mm);
+	if (ret == -EBUSY)
+		return -EAGAIN;
+	/* -EPERM is for who may not use the context. */
 	if (ret)
-		return ret == -EBUSY ? -EAGAIN : ret;
+		return ret == -EPERM ? -EFAULT : ret;
 
 	down_write(&mirror->lock);
 	if (mirror->dead)
