@@ -15,7 +15,7 @@ class Arch:
 
 	linux: str			# ARCH= of the kernel's make
 	source: str			# its folder under arch/
-	image: str			# what QEMU boots, in the build folder
+	image: str			# what QEMU boots, in the build folder; also make's target
 	qemu: str
 	machine: str
 	console: str
@@ -29,7 +29,8 @@ ARCHES = {
 	'x86_64': Arch(
 		linux='x86_64',
 		source='x86',
-		image='arch/x86/boot/bzImage',
+		# By way of PVH: there is nothing to compress, and nothing to unpack.
+		image='vmlinux',
 		qemu='qemu-system-x86_64',
 		machine='pc',
 		console='ttyS0',

@@ -2,7 +2,7 @@
 """Building: kernel, module, tests and init, each kept in the cache as an image.
 
     builds/<kernel>/		make's folder (O=), where builds are incremental
-    images/kernel-<hash>/	what is needed to boot: bzImage, modules, config, ...
+    images/kernel-<hash>/	what is needed to boot: kernel, modules, config, ...
     images/tests-<hash>/	the test programs as `make install` puts them
     images/init-<hash>/		the first process of the guest
 
@@ -60,7 +60,7 @@ class Image:
 	manifest: dict
 
 	@property
-	def bzimage(self) -> Path:
+	def vmlinux(self) -> Path:
 		return self.kernel / 'kernel'
 
 	@property
@@ -209,7 +209,7 @@ def configure(wanted: Recipe, log: Path) -> None:
 def _build_kernel(wanted: Recipe, log: Path) -> None:
 	with Interrupted(wanted.folder):
 		configure(wanted, log)
-		run_logged([*make_command(wanted), Path(wanted.arch.image).name, 'modules'],
+		run_logged([*make_command(wanted), wanted.arch.image, 'modules'],
 			   what=f'Building Linux {wanted.source.name}{wanted.variant.suffix}', log=log)
 	_store_kernel(wanted)
 

@@ -101,7 +101,7 @@ def qemu_command(image: Image, initramfs: Path, accelerator: tuple[str, str], ar
 		command += ['-object', f'memory-backend-ram,id=m{node},size={NODE_MEMORY}',
 			    '-numa', f'node,nodeid={node},memdev=m{node},cpus={node}']
 	words = [f'console={arch.console}', *arch.cmdline, *KERNEL_CMDLINE, *cmdline]
-	return command + ['-kernel', str(image.bzimage), '-initrd', str(initramfs), '-append', ' '.join(words)]
+	return command + ['-kernel', str(image.vmlinux), '-initrd', str(initramfs), '-append', ' '.join(words)]
 
 
 def dies_with_us(command: list[str]) -> list[str]:

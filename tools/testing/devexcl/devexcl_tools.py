@@ -47,7 +47,7 @@ MAIN = 'int main(void) { return 0; }'
 
 BUILD = [
 	*_commands(('gcc', 'gcc'), ('ld', 'binutils'), ('make', 'make'), ('flex', 'flex'), ('bison', 'bison'),
-		   ('bc', 'bc'), ('perl', 'perl'), ('rsync', 'rsync'), ('zstd', 'zstd'), ('xz', 'xz-utils'),
+		   ('bc', 'bc'), ('perl', 'perl'), ('rsync', 'rsync'), ('xz', 'xz-utils'),
 		   ('git', 'git')),
 	Tool('the C library, for static programs', 'libc6-dev', _compiles(MAIN, '-static')),
 	Tool('libelf', 'libelf-dev', _compiles('#include <gelf.h>', '-E')),
