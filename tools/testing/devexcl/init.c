@@ -848,7 +848,7 @@ static void prepare(char *summary, size_t size)
 
 /* ---- the life of the first process ---------------------------------- */
 
-static _Noreturn void power_off(void)
+static void power_off(void)
 {
 	sync();
 	reboot(RB_POWER_OFF);
@@ -979,4 +979,5 @@ int main(void)
 	send_message("hello", version, "%s", summary);
 	serve();
 	power_off();
+	return 0;
 }
