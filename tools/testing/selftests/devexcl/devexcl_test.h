@@ -37,6 +37,7 @@ static inline void setup_device(struct __test_metadata *_metadata,
 	if (ret == -EACCES)
 		SKIP_SETUP("/dev/devexcl%u is for root only", n);
 	ASSERT_EQ(0, ret);
+	avoid_numa_balancing();
 	ASSERT_EQ(0, calibrate_exclusive_entry(dev));
 	ASSERT_EQ(0, break_driver(dev));
 }

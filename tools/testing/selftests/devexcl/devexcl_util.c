@@ -281,6 +281,12 @@ static bool is_swap_word(uint64_t word)
 	return (word & PAGEMAP_SWAP) && !(word & PAGEMAP_PRESENT);
 }
 
+void avoid_numa_balancing(void)
+{
+	/* Memory with a policy of its own is left alone. Without NUMA: fine. */
+	syscall(SYS_set_mempolicy, MPOL_LOCAL, NULL, 0);
+}
+
 int calibrate_exclusive_entry(struct dev *dev)
 {
 	uint64_t words[2] = {};

@@ -76,6 +76,12 @@ static inline uint64_t *word_of(const struct mem *mem, size_t n)
 #define WRITE_MEM(p, value)	(*(volatile typeof(*(p)) *)(p) = (value))
 
 /*
+ * NUMA balancing looks, from time to time, whether pages are used, which takes
+ * them from the device. Exempt this process and its children from it.
+ */
+void avoid_numa_balancing(void);
+
+/*
  * Find out which swap types device-exclusive entries have, by looking at a page
  * that nobody else knows. 0 or -errno; entry_of() needs it.
  */
