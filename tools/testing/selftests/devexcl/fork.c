@@ -8,7 +8,11 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
+
+#include <linux/io_uring.h>
 
 #include "devexcl_test.h"
 
@@ -626,6 +630,79 @@ TEST_F(fork, large_range)
 	cpu_adds(&self->mem, 1);
 	child_ends(self);
 	expect_sum(&self->mem, 2);
+	expect_references_only(self);
+}
+
+/*
+ * Pin the pages for I/O, as long as the descriptor is open and has buffers.
+ * The descriptor, or a negative errno.
+ */
+static int pin_pages(const struct mem *mem)
+{
+	struct iovec iovec = { mem->p, mem->size };
+	struct io_uring_params params = {};
+	int fd = syscall(__NR_io_uring_setup, 1, &params);
+
+	if (fd < 0)
+		return -errno;
+	if (syscall(__NR_io_uring_register, fd, IORING_REGISTER_BUFFERS,
+		    &iovec, 1)) {
+		int ret = -errno;
+
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
+
+static const char *check_pfns(FIXTURE_DATA(fork) *self)
+{
+	int page;
+
+	for (page = 0; page < PAGES; page++)
+		if ((pagemap_of(page_of(&self->mem, page)) & PAGEMAP_PFN) !=
+		    self->notes->pfn[page])
+			return "a pinned page was replaced";
+	return NULL;
+}
+
+static void note_pfns(FIXTURE_DATA(fork) *self)
+{
+	int page;
+
+	for (page = 0; page < PAGES; page++) {
+		READ_MEM(word_of(&self->mem, page));
+		self->notes->pfn[page] =
+			pagemap_of(page_of(&self->mem, page)) & PAGEMAP_PFN;
+	}
+}
+
+/*
+ * Pages that are pinned cannot be shared, not even for a while: whoever pinned
+ * them must go on to see our memory. The child gets copies at once.
+ */
+TEST_F(fork, pinned)
+{
+	int pin = pin_pages(&self->mem);
+
+	if (pin == -ENOSYS || pin == -EPERM)
+		SKIP(return, "no io_uring to pin pages with");
+	ASSERT_LE(0, pin);
+	note_pfns(self);
+	acquire_pages(&self->dev, &self->mem, 0, PAGES);
+	ASSERT_EQ(0, device_adds(&self->dev, &self->mem, 1));
+	start_child(_metadata, self, child_sees_one);
+	expect_taken(&self->dev, &self->mem, 0, PAGES, CAUSE(PROTECTION_PAGE));
+	expect_claim(check_mapcounts(&self->mem, 1));
+	cpu_adds(&self->mem, 1);
+	acquire_pages(&self->dev, &self->mem, 0, PAGES);
+	ASSERT_EQ(0, device_adds(&self->dev, &self->mem, 1));
+	child_ends(self);
+	expect_sum(&self->mem, 3);
+	expect_claim(check_pfns(self));
+	ASSERT_EQ(0, syscall(__NR_io_uring_register, pin,
+			     IORING_UNREGISTER_BUFFERS, NULL, 0));
+	close(pin);
 	expect_references_only(self);
 }
 

@@ -16,9 +16,22 @@
 
 #include "devexcl_test.h"
 
-/* Since Linux 6.7. Kernels that do not know it refuse it. */
+/* Headers may be older than the kernel. Kernels refuse what they do not know. */
 #ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC (1 << 15)
+#define UFFD_FEATURE_WP_ASYNC 0x8000
+#endif
+
+#ifndef UFFD_FEATURE_RWP
+#define UFFD_FEATURE_RWP 0x20000
+#define UFFDIO_REGISTER_MODE_RWP 8
+#define UFFD_PAGEFAULT_FLAG_RWP 8
+#define UFFDIO_RWPROTECT_MODE_RWP 1
+#define UFFDIO_RWPROTECT _IOWR(UFFDIO, 0x09, struct uffdio_rwprotect)
+
+struct uffdio_rwprotect {
+	struct uffdio_range range;
+	__u64 mode;
+};
 #endif
 
 #define PAGES	4
@@ -728,6 +741,26 @@ TEST_F(protect_pkey, taken_away)
 	expect_references(&self->dev, &self->mem);
 }
 
+/**
+ * struct handler - a userfaultfd, and a thread that permits each access
+ * @uffd: the userfaultfd
+ * @rwp: it protects from reading, too
+ * @stop: the thread waits here for its end
+ * @thread: the thread
+ * @handled: times that it was asked
+ * @flags: what for, the last time
+ * @address: and for which page
+ */
+struct handler {
+	int uffd;
+	bool rwp;
+	struct gate stop;
+	pthread_t thread;
+	uint64_t handled;
+	uint64_t flags;
+	uint64_t address;
+};
+
 /*
  * Write protection by userfaultfd: a handler decides about each write. A
  * device that wants to be exclusive is one who writes.
@@ -735,12 +768,7 @@ TEST_F(protect_pkey, taken_away)
 FIXTURE(protect_uffd) {
 	struct dev dev;
 	struct mem mem;
-	int uffd;
-	struct gate stop;
-	pthread_t thread;
-	uint64_t handled;
-	uint64_t flags;
-	uint64_t address;
+	struct handler handler;
 };
 
 /* Userfaultfd with a feature, or -1. */
@@ -758,11 +786,11 @@ static int open_uffd(uint64_t features)
 	return fd;
 }
 
-static int register_wp(int uffd, const struct mem *mem)
+static int register_memory(int uffd, const struct mem *mem, uint64_t mode)
 {
 	struct uffdio_register arg = {
 		.range = { .start = (uintptr_t)mem->p, .len = mem->size },
-		.mode = UFFDIO_REGISTER_MODE_WP,
+		.mode = mode,
 	};
 
 	return ioctl(uffd, UFFDIO_REGISTER, &arg);
@@ -778,51 +806,84 @@ static int write_protect(int uffd, const void *p, size_t pages, bool on)
 	return ioctl(uffd, UFFDIO_WRITEPROTECT, &arg);
 }
 
-/* Permit each write, and note what was asked. */
-static void *permit_writes(void *data)
+static int rw_protect(int uffd, const void *p, size_t pages, bool on)
 {
-	FIXTURE_DATA(protect_uffd) *self = data;
+	struct uffdio_rwprotect arg = {
+		.range = { .start = (uintptr_t)p, .len = pages * page_size() },
+		.mode = on ? UFFDIO_RWPROTECT_MODE_RWP : 0,
+	};
+
+	return ioctl(uffd, UFFDIO_RWPROTECT, &arg);
+}
+
+static void permit_access(struct handler *handler, struct uffd_msg *msg)
+{
+	uint64_t address = msg->arg.pagefault.address & ~(page_size() - 1ULL);
+	void *page = (void *)(uintptr_t)address;
+
+	handler->flags = msg->arg.pagefault.flags;
+	handler->address = address;
+	__atomic_fetch_add(&handler->handled, 1, __ATOMIC_SEQ_CST);
+	if (handler->rwp)
+		rw_protect(handler->uffd, page, 1, false);
+	else
+		write_protect(handler->uffd, page, 1, false);
+}
+
+static void *handle(void *data)
+{
+	struct handler *handler = data;
 	struct pollfd fds[] = {
-		{ .fd = self->uffd, .events = POLLIN },
-		{ .fd = self->stop.pipe[0], .events = POLLIN },
+		{ .fd = handler->uffd, .events = POLLIN },
+		{ .fd = handler->stop.pipe[0], .events = POLLIN },
 	};
 	struct uffd_msg msg;
 
 	while (poll(fds, 2, -1) > 0 && !fds[1].revents) {
-		if (read(self->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
-		    msg.event != UFFD_EVENT_PAGEFAULT)
-			continue;
-		self->flags = msg.arg.pagefault.flags;
-		self->address = msg.arg.pagefault.address &
-				~(uint64_t)(page_size() - 1);
-		__atomic_fetch_add(&self->handled, 1, __ATOMIC_SEQ_CST);
-		write_protect(self->uffd, (void *)(uintptr_t)self->address, 1,
-			      false);
+		if (read(handler->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
+		    msg.event == UFFD_EVENT_PAGEFAULT)
+			permit_access(handler, &msg);
 	}
 	return NULL;
+}
+
+/* Start the handler of some memory, for a userfaultfd that is open. */
+static int start_handler(struct handler *handler, const struct mem *mem)
+{
+	uint64_t mode = handler->rwp ? UFFDIO_REGISTER_MODE_RWP :
+			UFFDIO_REGISTER_MODE_WP;
+
+	if (register_memory(handler->uffd, mem, mode))
+		return -errno;
+	return gate_init(&handler->stop) ?:
+	       -pthread_create(&handler->thread, NULL, handle, handler);
+}
+
+/* A zeroed structure is left alone. */
+static void stop_handler(struct handler *handler)
+{
+	if (handler->thread) {
+		gate_open(&handler->stop);
+		pthread_join(handler->thread, NULL);
+	}
+	if (handler->uffd > 0)
+		close(handler->uffd);
 }
 
 FIXTURE_SETUP(protect_uffd)
 {
 	setup_device(_metadata, &self->dev, 0);
 	setup_mirrored(_metadata, &self->dev, &self->mem, PAGES);
-	self->uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
-	if (self->uffd < 0)
+	self->handler.uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	if (self->handler.uffd < 0)
 		SKIP_SETUP("no write protection by userfaultfd");
-	ASSERT_EQ(0, register_wp(self->uffd, &self->mem));
-	ASSERT_EQ(0, gate_init(&self->stop));
-	ASSERT_EQ(0, pthread_create(&self->thread, NULL, permit_writes, self));
+	ASSERT_EQ(0, start_handler(&self->handler, &self->mem));
 	acquire_pages(&self->dev, &self->mem, 0, PAGES);
 }
 
 FIXTURE_TEARDOWN(protect_uffd)
 {
-	if (self->thread) {
-		gate_open(&self->stop);
-		pthread_join(self->thread, NULL);
-	}
-	if (self->uffd > 0)
-		close(self->uffd);
+	stop_handler(&self->handler);
 	mem_unmap(&self->mem);
 	dev_close(&self->dev);
 }
@@ -842,23 +903,33 @@ static const char *check_uffd_wp(const struct mem *mem, size_t first,
 #define expect_uffd_wp(self, first, pages, wp)				\
 	expect_claim(check_uffd_wp(&(self)->mem, first, pages, wp))
 
-/* The handler was asked once since the last time, for a write to this page. */
+/* The handler was asked once since the last time, about this page. */
+static const char *check_handled(struct handler *handler,
+				 const struct mem *mem, size_t page)
+{
+	uint64_t flag = handler->rwp ? UFFD_PAGEFAULT_FLAG_RWP :
+			UFFD_PAGEFAULT_FLAG_WP;
+
+	if (__atomic_exchange_n(&handler->handled, 0, __ATOMIC_SEQ_CST) != 1)
+		return "the handler was not asked once";
+	if (!(handler->flags & flag))
+		return "the handler was asked for another reason";
+	if (handler->address != (uintptr_t)page_of(mem, page))
+		return "the handler was asked about another page";
+	return NULL;
+}
+
 #define expect_handled(self, page)					\
-do {									\
-	EXPECT_EQ(1, __atomic_exchange_n(&(self)->handled, 0,		\
-					 __ATOMIC_SEQ_CST));		\
-	EXPECT_NE(0, (self)->flags & UFFD_PAGEFAULT_FLAG_WP);		\
-	EXPECT_EQ((uintptr_t)page_of(&(self)->mem, page),		\
-		  (self)->address);					\
-} while (0)
+	expect_claim(check_handled(&(self)->handler, &(self)->mem, page))
 
 #define expect_nothing_handled(self)					\
-	EXPECT_EQ(0, __atomic_load_n(&(self)->handled, __ATOMIC_SEQ_CST))
+	EXPECT_EQ(0, __atomic_load_n(&(self)->handler.handled,		\
+				     __ATOMIC_SEQ_CST))
 
 /* Protect the middle of the memory, which the device holds. */
 #define protect_part_by_uffd(self)					\
 do {									\
-	ASSERT_EQ(0, write_protect((self)->uffd,			\
+	ASSERT_EQ(0, write_protect((self)->handler.uffd,		\
 				   page_of(&(self)->mem, FIRST), PART,	\
 				   true));				\
 	expect_taken_by_protection(self, FIRST, PART);			\
@@ -869,8 +940,8 @@ do {									\
 #define expect_unprotected_as_before(self)				\
 do {									\
 	expect_nothing_handled(self);					\
-	ASSERT_EQ(0, write_protect((self)->uffd, (self)->mem.p, PAGES,	\
-				   false));				\
+	ASSERT_EQ(0, write_protect((self)->handler.uffd,		\
+				   (self)->mem.p, PAGES, false));	\
 	expect_uffd_wp(self, 0, PAGES, false);				\
 	expect_data(&(self)->mem, 0, PAGES);				\
 	expect_claim(check_writable(&(self)->mem));			\
@@ -924,8 +995,8 @@ TEST_F(protect_uffd, cpu_writes)
 TEST_F(protect_uffd, lifted)
 {
 	protect_part_by_uffd(self);
-	ASSERT_EQ(0, write_protect(self->uffd, page_of(&self->mem, FIRST), PART,
-				   false));
+	ASSERT_EQ(0, write_protect(self->handler.uffd,
+				   page_of(&self->mem, FIRST), PART, false));
 	expect_uffd_wp(self, FIRST, PART, false);
 	expect_entries(&self->mem, FIRST, PART, ENTRY_EXCLUSIVE);
 	write_pattern(&self->mem, FIRST);
@@ -978,11 +1049,10 @@ TEST_F(protect_uffd, mprotect)
 
 static int child_writes(const struct mem *mem)
 {
-	size_t page;
-
-	for (page = 0; page < mem->pages; page++)
-		WRITE_MEM(word_of(mem, page), page);
-	return check_uffd_wp(mem, 0, mem->pages, false) ? 1 : 0;
+	if (check_data(mem, 0, mem->pages))
+		return 1;
+	memset(mem->p, 0, mem->size);
+	return check_uffd_wp(mem, 0, mem->pages, false) ? 2 : 0;
 }
 
 /* The child is not our handler's business; our own protection remains. */
@@ -1013,7 +1083,7 @@ TEST_F(protect_uffd, async)
 	if (uffd < 0)
 		SKIP(return, "userfaultfd has no asynchronous mode");
 	setup_mirrored(_metadata, &self->dev, &mem, PAGES);
-	ASSERT_EQ(0, register_wp(uffd, &mem));
+	ASSERT_EQ(0, register_memory(uffd, &mem, UFFDIO_REGISTER_MODE_WP));
 	acquire_pages(&self->dev, &mem, 0, PAGES);
 	ASSERT_EQ(0, write_protect(uffd, mem.p, PAGES, true));
 	expect_taken(&self->dev, &mem, 0, PAGES, CAUSE(PROTECTION_VMA));
@@ -1034,6 +1104,38 @@ TEST_F(protect_uffd, async)
 	expect_references(&self->dev, &mem);
 	mem_unmap(&mem);
 	close(uffd);
+}
+
+/* Protection from any access: each goes to the handler, the first time. */
+TEST_F(protect_uffd, read_write)
+{
+	struct handler handler = { .rwp = true };
+	struct mem mem = {};
+
+	handler.uffd = open_uffd(UFFD_FEATURE_RWP);
+	if (handler.uffd < 0)
+		SKIP(return, "userfaultfd does not protect from reading");
+	setup_mirrored(_metadata, &self->dev, &mem, PAGES);
+	ASSERT_EQ(0, start_handler(&handler, &mem));
+	acquire_pages(&self->dev, &mem, 0, PAGES);
+	ASSERT_EQ(0, rw_protect(handler.uffd, mem.p, PAGES, true));
+	expect_taken(&self->dev, &mem, 0, PAGES, CAUSE(PROTECTION_VMA));
+	expect_claim(check_uffd_wp(&mem, 0, PAGES, true));
+
+	expect_data(&mem, 0, 1);
+	expect_claim(check_handled(&handler, &mem, 0));
+	write_pattern(&mem, 1);
+	expect_claim(check_handled(&handler, &mem, 1));
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&mem, 2)));
+	expect_claim(check_handled(&handler, &mem, 2));
+	expect_claim(check_uffd_wp(&mem, 0, 3, false));
+	expect_claim(check_uffd_wp(&mem, 3, 1, true));
+
+	ASSERT_EQ(0, rw_protect(handler.uffd, mem.p, PAGES, false));
+	expect_data(&mem, 0, PAGES);
+	expect_references(&self->dev, &mem);
+	stop_handler(&handler);
+	mem_unmap(&mem);
 }
 
 DEVEXCL_TEST_MAIN
