@@ -1698,7 +1698,7 @@ static void *run_reader(void *data)
 	return NULL;
 }
 
-/* Wait until a thread sleeps. */
+/* Wait until a thread sleeps, or is gone. */
 static void wait_asleep(pid_t tid)
 {
 	char name[64], state = 0;
@@ -1707,10 +1707,11 @@ static void wait_asleep(pid_t tid)
 	while (state != 'S') {
 		FILE *f = fopen(name, "r");
 
-		if (!f || fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		if (!f)
+			return;
+		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
 			state = 0;
-		if (f)
-			fclose(f);
+		fclose(f);
 		sched_yield();
 	}
 }
