@@ -138,13 +138,14 @@ int dev_acquire_all(struct dev *dev, const void *p, size_t pages)
 		long got = dev_acquire(dev, start + done * page_size(),
 				       pages - done);
 
-		if (got > 0)
+		if (got > 0) {
 			done += got;
-		else if (got != -EBUSY || (dev->info.caps & DEVEXCL_CAP_WAITS) ||
-			 ++busy == MAX_BUSY)
+			continue;
+		}
+		if (got != -EBUSY || (dev->info.caps & DEVEXCL_CAP_WAITS) ||
+		    ++busy == MAX_BUSY)
 			return got;
-		else
-			sched_yield();
+		sched_yield();
 	}
 	return 0;
 }
@@ -670,7 +671,7 @@ static const char *check_page_references(struct dev *dev,
 		return say_wrong("cannot query page %zu: %s", page,
 				 strerror(-ret));
 	if (info.refcount != 1 || info.mapcount != mapcount)
-		return say_wrong("page %zu, exclusive, has %d references and %d mappings, expected 1 and %d",
+		return say_wrong("exclusive page %zu has %d references, expected 1, and %d mappings, expected %d",
 				 page, info.refcount, info.mapcount, mapcount);
 	return NULL;
 }
