@@ -917,16 +917,17 @@ static int devexcl_ioctl_unmirror(struct devexcl_ctx *ctx, void *data)
 /* Exclusive access */
 
 /*
- * Make sure that pages from @addr on are ordinary present pages, mapped
- * writable by a page table entry each: everything that mm has to do to get
- * there, it does here, before the sequence is sampled.
+ * Make sure that pages from @addr on are ordinary present pages, as @gup_flags
+ * (FOLL_*) say: everything that mm has to do to get there, it does here, before
+ * the sequence is sampled.
  *
  * This may wait for a userfaultfd handler, without the mmap_lock, killable.
  *
  * Return: number of pages, at least one, or a negative errno.
  */
 static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
-			     unsigned long addr, unsigned long nr)
+			     unsigned long addr, unsigned long nr,
+			     unsigned int gup_flags)
 {
 	struct mm_struct *mm = mirror->ctx->mm;
 	int locked;
@@ -937,8 +938,8 @@ static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
 			return -EINTR;
 		locked = 1;
 		got = devexcl_gup_remote(mm, addr, nr,
-					 FOLL_WRITE | FOLL_SPLIT_PMD |
-					 FOLL_HWPOISON, NULL, &locked);
+					 gup_flags | FOLL_HWPOISON, NULL,
+					 &locked);
 		if (locked)
 			mmap_read_unlock(mm);
 	} while (!got);
@@ -1004,7 +1005,8 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 	long got, i;
 	int ret = 0;
 
-	got = devexcl_fault_in(mirror, addr, nr);
+	/* Mapped writable, by a page table entry each. */
+	got = devexcl_fault_in(mirror, addr, nr, FOLL_WRITE | FOLL_SPLIT_PMD);
 	if (got < 0)
 		return got;
 
@@ -1467,10 +1469,17 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 		.hmm_pfns = &pfn,
 		.default_flags = HMM_PFN_REQ_FAULT,
 	};
+	long got;
 	int ret;
 
 	if (access & DEVEXCL_PTE_WRITE)
 		range.default_flags |= HMM_PFN_REQ_WRITE;
+
+	/* hmm_range_fault() cannot wait for a userfaultfd handler. */
+	got = devexcl_fault_in(mirror, addr, 1,
+			       access & DEVEXCL_PTE_WRITE ? FOLL_WRITE : 0);
+	if (got < 0)
+		return got;
 
 	range.notifier_seq = mmu_interval_read_begin(range.notifier);
 	if (mmap_read_lock_killable(mm))
