@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <sys/param.h>
 
 #include "devexcl_test.h"
 
@@ -511,13 +512,14 @@ static void end_ops(struct party *party, size_t nr)
 	__atomic_store_n(&party->done, party->done + nr, __ATOMIC_SEQ_CST);
 }
 
-/* Do nothing for a moment that is not always the same. */
-static void dawdle(struct party *party, unsigned int most)
+/* Do nothing for a moment: mostly a short one, so that others are met. */
+static void dawdle(uint64_t *random, unsigned int most)
 {
-	volatile unsigned int n = random_next(&party->random) % most;
+	unsigned int n = random_next(random) % most;
 
-	while (n)
-		n--;
+	n >>= random_next(random) % 8;
+	while (n--)
+		asm volatile("" : : : "memory");
 }
 
 static void cpu_step(struct party *party)
@@ -530,7 +532,7 @@ static void cpu_step(struct party *party)
 	op.old = cpu_op(&op, contested_word(party->contest, n));
 	end_ops(party, 1);
 	party->change[n] += change_by(&op);
-	dawdle(party, 500);
+	dawdle(&party->random, 2000);
 }
 
 /* Let the device get the page when an operation finds that it has it not. */
@@ -812,8 +814,8 @@ TEST_F_TIMEOUT(contend, readers_see_what_was_written, TIMEOUT)
  * that empties the page again and again
  */
 
-#define ADDS		5000
-#define WIPES		2000
+#define ADDS		30000
+#define ADDS_A_WIPE	3
 #define MAX_SEEN	100000
 
 /**
@@ -831,12 +833,16 @@ struct add {
 /**
  * struct seen - what a reader found
  * @wiped: wipes that were over before it read
+ * @added: additions that were over before
  * @value: what it found
+ * @wiping: wipes that had begun afterwards
  * @adds: additions that had begun afterwards
  */
 struct seen {
 	uint64_t wiped;
+	uint64_t added;
 	uint64_t value;
+	uint64_t wiping;
 	uint64_t adds;
 };
 
@@ -847,11 +853,13 @@ struct seen {
  * @over: wipes that are over
  * @adder: the device that adds
  * @adds: additions that have begun
+ * @added: additions that are over
  * @add: they
  * @reader: the device that reads
  * @nr_seen: what it has seen
  * @seen: they
- * @random: for the moments between wipes
+ * @wiper_random: for the moments between wipes
+ * @reader_random: for the moments between reads
  * @error: negative errno that ended it
  */
 struct wipes {
@@ -860,13 +868,25 @@ struct wipes {
 	uint64_t over;
 	struct dev *adder;
 	uint64_t adds;
+	uint64_t added;
 	struct add add[ADDS];
 	struct dev *reader;
 	size_t nr_seen;
 	struct seen seen[MAX_SEEN];
-	struct party random;
+	uint64_t wiper_random;
+	uint64_t reader_random;
 	int error;
 };
+
+static uint64_t load(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_SEQ_CST);
+}
+
+static void count(uint64_t *counter)
+{
+	__atomic_add_fetch(counter, 1, __ATOMIC_SEQ_CST);
+}
 
 static void *run_adder(void *arg)
 {
@@ -875,29 +895,38 @@ static void *run_adder(void *arg)
 	int ret;
 
 	for (add = wipes->add; add < wipes->add + ADDS; add++) {
-		add->wiped = __atomic_load_n(&wipes->over, __ATOMIC_SEQ_CST);
-		__atomic_add_fetch(&wipes->adds, 1, __ATOMIC_SEQ_CST);
+		add->wiped = load(&wipes->over);
+		count(&wipes->adds);
 		do {
 			ret = add_to(wipes->adder, wipes->word, 1, &add->old);
 		} while (ret == -EBUSY || ret == -EINTR);
 		if (ret)
 			wipes->error = ret;
-		add->wiping = __atomic_load_n(&wipes->begun, __ATOMIC_SEQ_CST);
+		add->wiping = load(&wipes->begun);
+		count(&wipes->added);
 	}
 	return NULL;
 }
 
+/*
+ * Hit the device where it hurts: while it gets back a page with something on
+ * it. So let it add something, take the page away, and then wipe it. If it has
+ * the wrong page now, its next operations show that.
+ */
 static void *run_wiper(void *arg)
 {
 	struct wipes *wipes = arg;
+	uint64_t added;
 
-	while (wipes->begun < WIPES ||
-	       __atomic_load_n(&wipes->adds, __ATOMIC_SEQ_CST) < ADDS) {
-		__atomic_add_fetch(&wipes->begun, 1, __ATOMIC_SEQ_CST);
+	while ((added = load(&wipes->added)) < ADDS) {
+		while (load(&wipes->added) < MIN(added + ADDS_A_WIPE, ADDS))
+			sched_yield();
+		READ_MEM(wipes->word);
+		dawdle(&wipes->wiper_random, 30000);
+		count(&wipes->begun);
 		if (madvise(wipes->word, page_size(), MADV_DONTNEED))
 			wipes->error = -errno;
-		__atomic_add_fetch(&wipes->over, 1, __ATOMIC_SEQ_CST);
-		dawdle(&wipes->random, 20000);
+		count(&wipes->over);
 	}
 	return NULL;
 }
@@ -908,16 +937,17 @@ static void *run_reader(void *arg)
 	struct seen *seen = wipes->seen;
 	int ret;
 
-	while (__atomic_load_n(&wipes->adds, __ATOMIC_SEQ_CST) < ADDS &&
-	       seen < wipes->seen + MAX_SEEN) {
-		seen->wiped = __atomic_load_n(&wipes->over, __ATOMIC_SEQ_CST);
+	while (load(&wipes->adds) < ADDS && seen < wipes->seen + MAX_SEEN) {
+		seen->wiped = load(&wipes->over);
+		seen->added = load(&wipes->added);
 		ret = dev_read_word(wipes->reader, wipes->word, &seen->value);
-		seen->adds = __atomic_load_n(&wipes->adds, __ATOMIC_SEQ_CST);
+		seen->wiping = load(&wipes->begun);
+		seen->adds = load(&wipes->adds);
 		if (!ret)
 			seen++;
 		else if (ret != -EBUSY && ret != -EINTR)
 			wipes->error = ret;
-		dawdle(&wipes->random, 20000);
+		dawdle(&wipes->reader_random, 50000);
 	}
 	wipes->nr_seen = seen - wipes->seen;
 	return NULL;
@@ -927,20 +957,25 @@ static void *run_reader(void *arg)
  * How many of the first @adds additions can have been left when @wiped wipes
  * were over: not those that were over before the last of them began.
  */
-static uint64_t left_of(const struct wipes *wipes, uint64_t adds,
-			uint64_t wiped)
+static uint64_t left_at_most(const struct wipes *wipes, uint64_t adds,
+			     uint64_t wiped)
 {
-	uint64_t first = 0, end = adds;
+	uint64_t left = 0;
 
-	while (first < end) {
-		uint64_t middle = (first + end) / 2;
+	while (left < adds && wipes->add[adds - left - 1].wiping >= wiped)
+		left++;
+	return left;
+}
 
-		if (wipes->add[middle].wiping < wiped)
-			first = middle + 1;
-		else
-			end = middle;
-	}
-	return adds - first;
+/* And how many must have been: those that began after @wiping were over. */
+static uint64_t left_at_least(const struct wipes *wipes, uint64_t adds,
+			      uint64_t wiping)
+{
+	uint64_t left = 0;
+
+	while (left < adds && wipes->add[adds - left - 1].wiped >= wiping)
+		left++;
+	return left;
 }
 
 static const char *check_adds(const struct wipes *wipes)
@@ -950,7 +985,7 @@ static const char *check_adds(const struct wipes *wipes)
 	for (n = 0; n < ADDS; n++) {
 		const struct add *add = &wipes->add[n];
 
-		if (add->old > left_of(wipes, n, add->wiped))
+		if (add->old > left_at_most(wipes, n, add->wiped))
 			return "the device worked on a page that was thrown away";
 		if (add->old && (!n || add->old != add[-1].old + 1))
 			return "the device found what nobody had written";
@@ -965,8 +1000,11 @@ static const char *check_seen(const struct wipes *wipes)
 	for (n = 0; n < wipes->nr_seen; n++) {
 		const struct seen *seen = &wipes->seen[n];
 
-		if (seen->value > left_of(wipes, seen->adds, seen->wiped))
+		if (seen->value > left_at_most(wipes, seen->adds, seen->wiped))
 			return "the device read a page that was thrown away";
+		if (seen->value < left_at_least(wipes, seen->added,
+						seen->wiping))
+			return "the other device worked on a page that was thrown away";
 	}
 	return NULL;
 }
@@ -981,7 +1019,8 @@ TEST_F_TIMEOUT(contend, pages_thrown_away, TIMEOUT)
 	wipes->word = word_of(&self->mem, TARGET);
 	wipes->adder = &self->a;
 	wipes->reader = &self->b;
-	wipes->random.random = random_seed();
+	wipes->wiper_random = random_seed();
+	wipes->reader_random = ~wipes->wiper_random;
 	*wipes->word = 0;
 	hold_neighbours(_metadata, self, 1);
 	for (i = 0; i < ARRAY_SIZE(run); i++)
