@@ -768,6 +768,9 @@ class CacheTest(QuietTest):
 	def test_interrupt_ends_the_whole_command(self) -> None:
 		"""A grandchild that ignores the interrupt included."""
 		grandchild = -1
+		# Who is started in the background of a script ignores it from the start.
+		before = signal.signal(signal.SIGINT, signal.default_int_handler)
+		self.addCleanup(signal.signal, signal.SIGINT, before)
 
 		def follow(process: subprocess.Popen, *_rest) -> None:
 			nonlocal grandchild
