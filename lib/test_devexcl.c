@@ -937,8 +937,7 @@ static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
 		if (fatal_signal_pending(current) || mmap_read_lock_killable(mm))
 			return -EINTR;
 		locked = 1;
-		got = devexcl_gup_remote(mm, addr, nr,
-					 gup_flags | FOLL_HWPOISON, NULL,
+		got = devexcl_gup_remote(mm, addr, nr, gup_flags, NULL,
 					 &locked);
 		if (locked)
 			mmap_read_unlock(mm);
@@ -1005,8 +1004,9 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 	long got, i;
 	int ret = 0;
 
-	/* Mapped writable, by a page table entry each. */
-	got = devexcl_fault_in(mirror, addr, nr, FOLL_WRITE | FOLL_SPLIT_PMD);
+	/* Mapped writable, by a page table entry each; say if it is poisoned. */
+	got = devexcl_fault_in(mirror, addr, nr,
+			       FOLL_WRITE | FOLL_SPLIT_PMD | FOLL_HWPOISON);
 	if (got < 0)
 		return got;
 

@@ -572,8 +572,9 @@ static void look(struct dev *dev, const struct place *place,
 	dev_query(dev, place->p, 1, &info);
 	state->access = info.access;
 	state->word = peek_word(place->p);
-	drain_lru_batches();
 	if (!dev_read_word(dev, (uint64_t *)place->p, &word)) {
+		/* Whoever reads a page has it put into a batch. */
+		drain_lru_batches();
 		dev_query(dev, place->p, 1, &info);
 		state->refcount = info.refcount;
 		dev_release(dev, place->p, 1);
