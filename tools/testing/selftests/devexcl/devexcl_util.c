@@ -644,19 +644,31 @@ long mapcount_of(const void *p)
 	return ret == sizeof(count) ? (long)count : -EIO;
 }
 
+/* Write a byte to a file that does something when it is written to. */
+static void trigger(const char *name)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "1", 1) != 1)
+		perror(name);
+	close(fd);
+}
+
 void drain_lru_batches(void)
 {
-	int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
 	int node = 0, status;
 	void *nothing = NULL;
 
 	/* Older kernels drain them only before they migrate; nothing, here. */
 	syscall(SYS_move_pages, 0, 1UL, &nothing, &node, &status, MPOL_MF_MOVE);
-	if (fd < 0)
-		return;
-	if (write(fd, "1", 1) != 1)
-		perror("drop_caches");
-	close(fd);
+	trigger("/proc/sys/vm/drop_caches");
+}
+
+void defragment_memory(void)
+{
+	trigger("/proc/sys/vm/compact_memory");
 }
 
 static const char *check_page_references(struct dev *dev,
@@ -671,7 +683,7 @@ static const char *check_page_references(struct dev *dev,
 		return say_wrong("cannot query page %zu: %s", page,
 				 strerror(-ret));
 	if (info.refcount != 1 || info.mapcount != mapcount)
-		return say_wrong("exclusive page %zu has %d references, expected 1, and %d mappings, expected %d",
+		return say_wrong("page %zu has %d references and %d mappings, expected 1 and %d",
 				 page, info.refcount, info.mapcount, mapcount);
 	return NULL;
 }

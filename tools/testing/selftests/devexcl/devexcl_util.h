@@ -72,8 +72,9 @@ static inline uint64_t *word_of(const struct mem *mem, size_t n)
 }
 
 /* Make the compiler believe that the memory is looked at and changed. */
-#define READ_MEM(p)		(*(volatile typeof(*(p)) *)(p))
-#define WRITE_MEM(p, value)	(*(volatile typeof(*(p)) *)(p) = (value))
+#define VOLATILE_MEM(p)		((volatile typeof(*(p)) *)(p))
+#define READ_MEM(p)		(*VOLATILE_MEM(p))
+#define WRITE_MEM(p, value)	(*VOLATILE_MEM(p) = (value))
 
 /*
  * NUMA balancing looks, from time to time, whether pages are used, which takes
@@ -237,6 +238,8 @@ long mapcount_of(const void *p);
  * counted, have all batches emptied.
  */
 void drain_lru_batches(void);
+/* Have free memory put together, for large folios to be made of. */
+void defragment_memory(void);
 
 /*
  * Claims: NULL if true, else what is wrong (a string that is good until the

@@ -846,11 +846,30 @@ TEST_F(refuse_not, protection_key)
 	EXPECT_EQ(EFAULT, errno);
 }
 
+/*
+ * Fill the place, which asked for a huge page, until it has one. Memory that
+ * is in pieces may have to be compacted first.
+ */
+static bool fill_thp(const struct place *place)
+{
+	const struct mem mem = { .p = place->p, .size = place->size };
+	int tries;
+	size_t i;
+
+	for (tries = 0; tries < 10; tries++) {
+		for (i = 0; i < place->size; i += page_size())
+			*(uint64_t *)(place->p + i) = BAD_WORD;
+		if (smaps_kb(&mem, "AnonHugePages") > 0)
+			return true;
+		madvise(place->p, place->size, MADV_DONTNEED);
+		defragment_memory();
+	}
+	return false;
+}
+
 /* A huge page at the place; NULL, or why there is none. */
 static const char *make_thp(struct dev *dev, struct place *place)
 {
-	size_t i;
-
 	place->size = thp_size();
 	if (!place->size)
 		return "no transparent huge pages";
@@ -858,8 +877,8 @@ static const char *make_thp(struct dev *dev, struct place *place)
 		   MAP_PRIVATE | MAP_ANONYMOUS, -1) == MAP_FAILED ||
 	    madvise(place->p, place->size, MADV_HUGEPAGE))
 		return "cannot ask for a transparent huge page";
-	for (i = 0; i < place->size; i += page_size())
-		*(uint64_t *)(place->p + i) = BAD_WORD;
+	if (!fill_thp(place))
+		return "no huge page was to be had";
 	dev_unmirror(dev, place->before, 3 * page_size());
 	return dev_mirror(dev, place->p, place->size) ?
 	       "cannot mirror a huge page" : NULL;

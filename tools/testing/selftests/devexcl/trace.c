@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The device's tracepoints tell what it does
+ */
+#include <sys/stat.h>
+
+#include "devexcl_test.h"
+
+#define TRACEFS		"/sys/kernel/tracing"
+/* A buffer of our own: nobody else's events are in it. */
+#define INSTANCE	TRACEFS "/instances/devexcl_test"
+
+FIXTURE(trace) {
+	struct dev dev;
+	struct mem mem;
+	char text[65536];
+};
+
+static int write_text(const char *name, const char *text)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+FIXTURE_SETUP(trace)
+{
+	setup_device(_metadata, &self->dev, 0);
+	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
+		SKIP_SETUP("no " TRACEFS ": %s", strerror(errno));
+	setup_mirrored(_metadata, &self->dev, &self->mem, 2);
+	ASSERT_EQ(0, write_text(INSTANCE "/events/devexcl/enable", "1"));
+}
+
+FIXTURE_TEARDOWN(trace)
+{
+	rmdir(INSTANCE);
+	mem_unmap(&self->mem);
+	dev_close(&self->dev);
+}
+
+/* All that was traced so far. */
+static const char *read_trace(FIXTURE_DATA(trace) *self)
+{
+	int fd = open(INSTANCE "/trace", O_RDONLY | O_CLOEXEC);
+	size_t length = 0;
+	ssize_t got;
+
+	do {
+		got = read(fd, self->text + length,
+			   sizeof(self->text) - 1 - length);
+		length += got > 0 ? got : 0;
+	} while (got > 0);
+	close(fd);
+	self->text[length] = 0;
+	return self->text;
+}
+
+/* Lines of the trace that hold all three texts. */
+static int lines_with(FIXTURE_DATA(trace) *self, const char *event,
+		      const char *address, const char *rest)
+{
+	const char *line = read_trace(self);
+	int nr = 0;
+
+	while (*line) {
+		size_t length = strcspn(line, "\n");
+		char *copy = strndup(line, length);
+
+		nr += strstr(copy, event) && strstr(copy, address) &&
+		      strstr(copy, rest);
+		free(copy);
+		line += length + (line[length] == '\n');
+	}
+	return nr;
+}
+
+/* The address of a page as the trace prints it. */
+static const char *address_of(const struct mem *mem, size_t page)
+{
+	static char text[32];
+
+	snprintf(text, sizeof(text), "%#lx",
+		 (unsigned long)page_of(mem, page));
+	return text;
+}
+
+TEST_F(trace, acquire)
+{
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, 1)));
+	EXPECT_EQ(1, lines_with(self, "devexcl_acquire:",
+				address_of(&self->mem, 1), "ret=0"));
+	EXPECT_EQ(0, lines_with(self, "devexcl_acquire:",
+				address_of(&self->mem, 0), ""));
+}
+
+/* The page is mapped when it is tried, but cannot be had. */
+TEST_F(trace, acquire_refused)
+{
+	char *p = mmap(page_of(&self->mem, 1), page_size(),
+		       PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(-EOPNOTSUPP, dev_acquire(&self->dev, p, 1));
+	EXPECT_EQ(1, lines_with(self, "devexcl_acquire:",
+				address_of(&self->mem, 1), "ret=-95"));
+}
+
+TEST_F(trace, revoke)
+{
+	acquire_pages(&self->dev, &self->mem, 1, 1);
+	READ_MEM(word_of(&self->mem, 1));
+	EXPECT_EQ(1, lines_with(self, "devexcl_revoke:",
+				address_of(&self->mem, 1), "dropped=1"));
+	EXPECT_EQ(1, lines_with(self, "devexcl_revoke:",
+				address_of(&self->mem, 1), "owner=own"));
+}
+
+TEST_F(trace, atomic)
+{
+	acquire_pages(&self->dev, &self->mem, 0, 2);
+	ASSERT_EQ(0, dev_add(&self->dev, word_of(&self->mem, 1), 0x4711, NULL));
+	EXPECT_EQ(1, lines_with(self, "devexcl_atomic:",
+				address_of(&self->mem, 1), "operand=0x4711"));
+	EXPECT_EQ(1, lines_with(self, "devexcl_atomic:", "", ""));
+}
+
+TEST_F(trace, retry)
+{
+	ASSERT_EQ(0, dev_inject(&self->dev, 0, 3));
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, 1)));
+	EXPECT_EQ(3, lines_with(self, "devexcl_retry:",
+				address_of(&self->mem, 1), ""));
+	EXPECT_EQ(1, lines_with(self, "devexcl_retry:", "", "round=2"));
+}
+
+DEVEXCL_TEST_MAIN
