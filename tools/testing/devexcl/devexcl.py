@@ -30,7 +30,7 @@ import devexcl_report
 import devexcl_source
 import devexcl_tools
 from devexcl_build import Image, Variant
-from devexcl_collect import Attempt, Collector, Job, Limits
+from devexcl_collect import Attempt, Collector, Limits
 from devexcl_overlay import Overlay
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
 			  seconds, terminal)
@@ -268,6 +268,7 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
 		'toolchain': image.manifest['toolchain'], 'interrupted': interrupted,
+		'excluded': collector.excluded,
 	}
 	results = devexcl_judge.judge(collector.attempts, bugs, collector.release)
 	devexcl_report.write_all(results, facts, session.timings, session.folder)
@@ -284,9 +285,9 @@ class Progress:
 		self.results: dict[str, devexcl_judge.Result] = {}
 		self.release = ''
 
-	def started(self, collector: Collector, job: Job) -> None:
+	def started(self, collector: Collector, name: str) -> None:
 		self.release = collector.release
-		terminal.progress(f'{collector.release}  {collector.done + 1}/{collector.total}  {job.name}  '
+		terminal.progress(f'{collector.release}  {collector.position}/{collector.total}  {name}  '
 				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_line(list(self.results.values()))}')
 
 	def finished(self, attempt: Attempt) -> None:

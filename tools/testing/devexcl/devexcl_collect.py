@@ -12,12 +12,14 @@ import collections
 import dataclasses
 import difflib
 import fnmatch
+import itertools
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
+import devexcl_batch
 import devexcl_ktap
 import devexcl_splat
 from devexcl_build import Image
@@ -66,6 +68,7 @@ class Job:
 	program: str
 	test: str
 	command: tuple[str, ...]
+	cell: bool = False	# one of many short ones, which are run in batches
 
 	@property
 	def name(self) -> str:
@@ -76,6 +79,10 @@ class Job:
 class Limits:
 	test: float = TEST_SECONDS
 	program: float = PROGRAM_SECONDS
+
+	def of_batch(self, cells: int) -> float:
+		"""Two that hang, and the others: a cell takes milliseconds, and has a second."""
+		return self.test * (2 + cells / 60)
 
 	@staticmethod
 	def of(image: Image, test: Optional[float] = None) -> 'Limits':
@@ -128,7 +135,7 @@ class Collector:
 
 	def __init__(self, image: Image, accelerator: tuple[str, str], folder: Path, *, limits: Limits,
 		     patterns: list[str], channel: str = 'virtio', cmdline: tuple[str, ...] = (),
-		     progress: Callable[['Collector', Job], None] = lambda collector, job: None,
+		     progress: Callable[['Collector', str], None] = lambda collector, name: None,
 		     finished: Callable[[Attempt], None] = lambda attempt: None,
 		     needs_fresh_boot: Callable[[Attempt], bool] = lambda attempt: bool(
 			     devexcl_splat.splats(attempt.console))) -> None:
@@ -147,9 +154,12 @@ class Collector:
 		self.boot_seconds = 0.0
 		self.total = 0
 		self.done = 0
+		self.position = 0
+		self.excluded: dict[str, dict[str, int]] = {}
 		self.release = ''
 		self.spent: dict[str, float] = collections.defaultdict(float)
 		self._crashed: set[Job] = set()
+		self._guest_lost = False
 		self._next_id = 0
 		self._record = None
 		self._written = 0
@@ -171,7 +181,7 @@ class Collector:
 				while queue is None or queue:
 					with self._boot() as guest:
 						if queue is None:
-							queue = collections.deque(select(self._plan(guest), self.patterns))
+							queue = collections.deque(self._select(self._plan(guest)))
 							self.total = len(queue)
 						self._serve(guest, queue)
 			finally:
@@ -181,22 +191,38 @@ class Collector:
 	def _serve(self, guest: Guest, queue: collections.deque) -> None:
 		"""Runs jobs until they are done or the guest is lost for further ones."""
 		while queue:
-			job = queue[0]
-			self.progress(self, job)
-			attempt = self._run(guest, job)
-			if attempt.how == CRASH and job not in self._crashed:
-				self._crashed.add(job)	# once more, in the next guest
-			else:
-				queue.popleft()
-				self.done += 1
-			self.finished(attempt)
-			if attempt.lost:
+			self.position = self.done
+			jobs = self._next(queue)
+			attempts = self._run_batch(guest, jobs) if len(jobs) > 1 else [self._run(guest, jobs[0])]
+			for attempt in attempts:
+				self._account(attempt, next(job for job in jobs if job.name == attempt.name), queue)
+			if self._guest_lost:
 				break
-			if self.needs_fresh_boot(attempt):
+			if any(self.needs_fresh_boot(attempt) for attempt in attempts):
 				self._power_off(guest)
 				break
 		else:
 			self._power_off(guest)
+
+	def _next(self, queue: collections.deque) -> list[Job]:
+		"""The next job; with those that can be run in one go with it, if there are any."""
+		first = queue[0]
+		together = itertools.takewhile(lambda job: job.cell and job.program == first.program
+					       and job not in self._crashed, queue)
+		return list(itertools.islice(together, devexcl_batch.CELLS_AT_ONCE)) or [first]
+
+	def _account(self, attempt: Attempt, job: Job, queue: collections.deque) -> None:
+		queue.remove(job)
+		if attempt.how == CRASH and job not in self._crashed:
+			self._crashed.add(job)
+			queue.appendleft(job)	# once more, alone, in the next guest
+		else:
+			self.done += 1
+		self.finished(attempt)
+
+	def _begun(self, name: str) -> None:
+		self.position += 1
+		self.progress(self, name)
 
 	def _power_off(self, guest: Guest) -> None:
 		self.attempts[-1].console += guest.power_off()
@@ -248,31 +274,71 @@ class Collector:
 	def _plan(self, guest: Guest) -> list[Job]:
 		jobs: list[Job] = []
 		for program in self.image.programs:
-			listing = self._execute(guest, Job(program, f'{program}.list', (f'./{program}', '-l')), LIST_SECONDS)
+			listing = self._execute(guest, Attempt(program, f'{program}.list', self.boots), (f'./{program}', '-l'),
+						LIST_SECONDS)
 			if listing.lost:
 				raise DevexclError(f'The guest did not survive "{program} -l":\n'
 						   + '\n'.join(devexcl_splat.excerpt(listing.console)))
-			names = devexcl_ktap.parse_list(listing.output) if listing.code in (0, 4) else None
-			if names is None:
-				jobs.append(Job(program, '', (f'./{program}',)))
+			good = listing.how == 'exit' and listing.code in (0, 4)
+			cells = devexcl_batch.parse_list(listing.output) if good else None
+			names = devexcl_ktap.parse_list(listing.output) if good else None
+			if cells is not None:
+				self.excluded[program] = devexcl_batch.parse_excluded(listing.output)
+				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name), cell=True)
+					 for name in cells]
+			elif names is not None:
+				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name)) for name in names]
 			else:
-				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name))
-					 for name in names]
+				jobs.append(Job(program, '', (f'./{program}',)))
 		last = [job for job in LAST_JOBS if job.command != ('@kmemleak',) or self.image.manifest['debug']]
 		return jobs + (last if self.image.modules else [])
+
+	def _select(self, jobs: list[Job]) -> list[Job]:
+		"""What is asked for; who is asked for a part only has excluded nothing."""
+		selected = select(jobs, self.patterns)
+		for program in {job.program for job in jobs if job not in set(selected)}:
+			self.excluded.pop(program, None)
+		return selected
 
 	# -- one program
 
 	def _run(self, guest: Guest, job: Job) -> Attempt:
-		left = self.limits.program - self.spent[job.program]
-		limit = min(self.limits.test, left) if job.test else self.limits.program
-		attempt = self._execute(guest, job, max(limit, 1.0), previous=self.attempts[-1])
+		self._begun(job.name)
+		limit = self._limit(job.program, self.limits.test) if job.test else self.limits.program
+		attempt = self._execute(guest, Attempt(job.program, job.test, self.boots), job.command, limit,
+					previous=self.attempts[-1])
+		self._keep([attempt])
 		self.spent[job.program] += attempt.seconds
-		self._write_down(len(self.attempts))
-		self.attempts.append(attempt)
 		return attempt
 
-	def _execute(self, guest: Guest, job: Job, limit: float, previous: Optional[Attempt] = None) -> Attempt:
+	def _run_batch(self, guest: Guest, jobs: list[Job]) -> list[Attempt]:
+		"""Many cells in one go; the attempts of those that are done with."""
+		program, names = jobs[0].program, [job.test for job in jobs]
+		command = [jobs[0].command[0]] + [word for job in jobs for word in job.command[1:]]
+		limit = self._limit(program, self.limits.of_batch(len(jobs)))
+		whole = Attempt(program, '', self.boots)
+		try:
+			self._execute(guest, whole, command, limit, previous=self.attempts[-1])
+		except KeyboardInterrupt:
+			self._keep(devexcl_batch.Batch(whole, names).told())
+			raise
+		attempts = devexcl_batch.Batch(whole, names).settle()
+		self._keep(attempts)
+		self.spent[program] += whole.seconds
+		self.excluded.get(program, {}).update(devexcl_batch.parse_excluded(whole.output))
+		return attempts
+
+	def _limit(self, program: str, limit: float) -> float:
+		"""A test's limit, or what is left of its program's."""
+		return max(min(limit, self.limits.program - self.spent[program]), 1.0)
+
+	def _keep(self, attempts: list[Attempt]) -> None:
+		"""What comes now on the console is no longer about those before."""
+		self._write_down(len(self.attempts))
+		self.attempts += attempts
+
+	def _execute(self, guest: Guest, attempt: Attempt, command: Sequence[str], limit: float,
+		     previous: Optional[Attempt] = None) -> Attempt:
 		"""Has the guest run a program, and listens until both its ends are told of.
 
 		The channel tells the end, the console the marker after it: they are two
@@ -280,8 +346,7 @@ class Collector:
 		"""
 		self._next_id += 1
 		number = str(self._next_id)
-		attempt = Attempt(job.program, job.test, self.boots)
-		guest.send('run', number, str(int(limit * 1000)), job.name, *job.command)
+		guest.send('run', number, str(int(limit * 1000)), attempt.name, *command)
 		start = time.monotonic()
 		deadline = start + limit + GRACE_SECONDS
 		part = ''
@@ -293,6 +358,9 @@ class Collector:
 				ours = marker and marker.group(2) == number
 				begun = begun or bool(ours and marker.group(1) == 'begin')
 				marked = marked or bool(ours and marker.group(1) == 'end')
+				cell = devexcl_splat.CELL.search(event.text)
+				if cell and not attempt.test:
+					self._begun(cell.group(1))
 				(attempt if begun or not previous else previous).console.append(event.text)
 			elif event.kind == 'channel':
 				word, ident, text = (event.text.split(' ', 2) + ['', ''])[:3]
@@ -321,6 +389,7 @@ class Collector:
 				break
 		if part:
 			attempt.output.append(part)
+		self._guest_lost = attempt.lost
 		return attempt
 
 	def _lost(self, guest: Guest, attempt: Attempt, event: Event, spent: float) -> None:

@@ -68,6 +68,10 @@ def _result(tap: Tap, word: str, number: str, rest: str) -> TapResult:
 	verdict = PASS if word == 'ok' else FAIL
 	if directive:
 		name, reason = rest[:directive.start()].strip(), directive.group(2).strip()
+		# kselftest.h puts "# SKIP" before the name that it is given, which may be a whole line.
+		again = DIRECTIVE.search(reason)
+		if again and not name:
+			name, reason = reason[:again.start()].strip(), again.group(2).strip()
 		if directive.group(1).upper() == 'SKIP':
 			verdict = SKIP
 	# The harness of 6.1 prints "ok 1 # SKIP <reason>", without the name.

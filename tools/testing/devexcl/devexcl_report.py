@@ -16,6 +16,8 @@ from devexcl_judge import KNOWN, PASS, SKIP, VERDICTS, Result
 
 SLOWEST = 5
 SHOWN_LINES = 12
+# More tests of a program with one reason are told of in one line.
+ALIKE = 3
 RESULTS_JSON, JUNIT_XML, RAW_KTAP = 'results.json', 'junit.xml', 'raw.ktap'
 
 NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
@@ -32,8 +34,28 @@ def counts_line(results: list[Result]) -> str:
 			 if number or verdict in (PASS, 'fail', SKIP))
 
 
-def verdict_line(result: Result) -> str:
-	line = f'{result.verdict:5}  {result.name}'
+def _alike(results: list[Result]) -> list[list[Result]]:
+	"""Those that were skipped, or are known, for one reason; whatever is bad stands alone."""
+	groups: dict[object, list[Result]] = {}
+	for result in results:
+		key = id(result) if result.bad else (result.program, result.reason, result.bug)
+		groups.setdefault(key, []).append(result)
+	return list(groups.values())
+
+
+def print_excluded(results: list[Result], excluded: dict[str, dict[str, int]]) -> None:
+	"""The sums of programs that leave out combinations which make no sense."""
+	for program, reasons in excluded.items():
+		skipped = sum(result.verdict == SKIP for result in results if result.program == program)
+		run = sum(result.program == program for result in results) - skipped
+		terminal.say(f'{program}: {run} run, {skipped} skipped, {sum(reasons.values())} excluded')
+		for why, number in reasons.items():
+			terminal.say(f'       | {number} excluded: {why}')
+
+
+def verdict_line(result: Result, alike: int = 1) -> str:
+	"""One line on a test, or on so many of its program that have the same to say."""
+	line = f'{result.verdict:5}  {result.name if alike <= ALIKE else f"{result.program}: {alike} tests"}'
 	if result.verdict == KNOWN:
 		return f'{line}: {result.bug}'
 	return f'{line}: {result.reason}' if result.reason else line
@@ -51,11 +73,12 @@ def print_summary(results: list[Result], facts: dict, timings: Timings, folder: 
 	"""For people: what went wrong and why first, then the numbers."""
 	terminal.say('')
 	for verdict in VERDICTS:
-		for result in results:
-			if result.verdict == verdict and verdict != PASS:
-				terminal.say(verdict_line(result))
+		for alike in _alike([result for result in results if result.verdict == verdict != PASS]):
+			for result in alike[:1] if len(alike) > ALIKE else alike:
+				terminal.say(verdict_line(result, len(alike)))
 				if result.bad:
 					print_details(result)
+	print_excluded(results, facts.get('excluded', {}))
 	slow = sorted((result for result in results if result.seconds >= 1), key=lambda result: -result.seconds)
 	if slow:
 		terminal.say('')

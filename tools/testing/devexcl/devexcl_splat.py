@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Iterable, Optional
 
 MARKER = re.compile(r'devexcl-test: (begin|end) (\S+) (\S+)')
+# Written by programs that run many short tests, before each of them.
+CELL = re.compile(r'devexcl-test: cell (\S+)')
 EXPECT = re.compile(r'devexcl-test: expect (.+)$')
-STAMP = re.compile(r'^(<\d+>)?\[\s*\d+\.\d+\](\[\s*[TC]\d+\])?\s?')
+STAMP = re.compile(r'^(<\d+>)?\[\s*(\d+\.\d+)\](\[\s*[TC]\d+\])?\s?')
 
 # What a healthy kernel never says. Cf. rcutorture's console-badness.sh.
 BADNESS = re.compile('|'.join((
@@ -67,6 +69,12 @@ def message(line: str) -> str:
 	return STAMP.sub('', line)
 
 
+def stamp(line: str) -> Optional[float]:
+	"""The time stamp of a line, in seconds."""
+	match = STAMP.match(line)
+	return float(match.group(2)) if match else None
+
+
 def is_bad(line: str) -> bool:
 	text = message(line)
 	return bool(BADNESS.search(text)) and not HARMLESS.search(text)
@@ -103,7 +111,7 @@ def _end_of_splat(lines: list[str], start: int) -> int:
 	for at in range(start, min(len(lines), start + LONGEST_SPLAT)):
 		if END_OF_SPLAT.search(lines[at]):
 			return at + 1
-		if MARKER.search(lines[at]) or (at > start and 'cut here' in lines[at]):
+		if MARKER.search(lines[at]) or CELL.search(lines[at]) or (at > start and 'cut here' in lines[at]):
 			break
 	at = start + 1
 	while at < len(lines) and is_bad(lines[at]) and 'cut here' not in lines[at]:
@@ -127,14 +135,17 @@ def excerpt(lines: list[str], most: int = 60) -> list[str]:
 
 
 def by_test(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
-	"""A whole console, taken apart: (name of the test, its lines); first what came before any test.
+	"""A whole console, taken apart: (name of the test or cell, its lines); first what came before any test.
 
 	What comes after a test and before the next one is charged to the former.
 	"""
 	parts: list[tuple[str, list[str]]] = [('', [])]
 	for line in lines:
 		match = MARKER.search(line)
+		cell = CELL.search(line)
 		if match and match.group(1) == 'begin':
 			parts.append((match.group(3), []))
+		elif cell:
+			parts.append((cell.group(1), []))
 		parts[-1][1].append(line)
 	return parts

@@ -22,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import devexcl
+import devexcl_batch
 import devexcl_build
 import devexcl_check
 import devexcl_collect
@@ -111,6 +112,9 @@ class KtapTest(unittest.TestCase):
 		self.assertEqual([(result.verdict, result.name) for result in tap.results],
 				 [('skip', 'a'), ('pass', 'b'), ('fail', 'c'), ('pass', 'd#1')])
 		self.assertEqual((tap.skip_all, tap.bail_out), ('no device', 'no memory'))
+		tap = devexcl_ktap.parse(['ok 1 # SKIP demo.a # SKIP no pkeys', 'ok 2 # SKIP no swap'])
+		self.assertEqual([(result.name, result.reason) for result in tap.results],
+				 [('demo.a', 'no pkeys'), ('test2', 'no swap')])
 
 	def test_list(self) -> None:
 		def row(*columns: str) -> str:
@@ -178,6 +182,8 @@ class SplatTest(unittest.TestCase):
 		parts = devexcl_splat.by_test(['boot', 'devexcl-test: begin 1 a', 'x', 'devexcl-test: end 1 a', 'late',
 					       'devexcl-test: begin 2 b', 'y'])
 		self.assertEqual([(name, len(lines)) for name, lines in parts], [('', 1), ('a', 4), ('b', 2)])
+		parts = devexcl_splat.by_test(['devexcl-test: begin 1 m', 'devexcl-test: cell m.x', 'x', 'devexcl-test: cell m.y'])
+		self.assertEqual([(name, len(lines)) for name, lines in parts], [('', 0), ('m', 1), ('m.x', 2), ('m.y', 1)])
 
 
 # ---- verdicts ------------------------------------------------------------------------------------
@@ -298,6 +304,9 @@ class FakeGuest:
 		self.events: list[Event] = []
 		self.hello = '6.12.1 cpus=2 modules=builtin'
 		self.killed = self.off = False
+		self.cells = script.get('cells', [])
+		self.batches = script.setdefault('batches', [])
+		self.clock = 1.0
 
 	def __enter__(self) -> 'FakeGuest':
 		return self
@@ -308,8 +317,11 @@ class FakeGuest:
 	def wait_until_ready(self) -> list[str]:
 		return ['booting']
 
-	def send(self, word: str, number: str = '', _limit: str = '', name: str = '', *_command: str) -> None:
+	def send(self, word: str, number: str = '', _limit: str = '', name: str = '', *command: str) -> None:
 		if word != 'run':
+			return
+		if name in self.cells:
+			self.play_batch(number, name, [word for word in command[1:] if word != '-r'])
 			return
 		queue = self.script.get(name, [])
 		behaviour = queue.pop(0) if len(queue) > 1 else queue[0] if queue else 'pass'
@@ -320,6 +332,10 @@ class FakeGuest:
 			self.events += [Event('channel', f'out {number} ' + text) for text in
 					('%-20s %-25s %s' % ('# FIXTURE', 'VARIANT', 'TEST'), '%-20s %-25s %s' % ('demo', '', 'a'),
 					 '%-20s %-25s %s' % ('', '', 'b'), '%-20s %-25s %s' % ('', '', 'c'))] + end
+		elif behaviour == 'list cells':
+			self.events += [Event('channel', f'out {number} {text}') for text in
+					('# TESTS', 'many.a', 'many.b', 'many.c', 'many.d.half', '# excluded: 7 cells: no half',
+					 '# excluded: 2 cells: not here')] + end
 		elif behaviour == 'panic':
 			self.events += [Event('console', 'Kernel panic - not syncing: x'), Event('gone')]
 		elif behaviour == 'hang':
@@ -329,7 +345,62 @@ class FakeGuest:
 		else:
 			self.events += [Event('channel', f'out {number} ok 1 {name}'), *end]
 
+	def play_batch(self, number: str, program: str, cells: list[str]) -> None:
+		"""A program that runs many cells; what happens in each is in the script, under its name."""
+		def console(text: str) -> None:
+			self.events.append(Event('console', f'[{self.clock:12.6f}] {text}'))
+
+		def out(text: str) -> None:
+			self.events.append(Event('channel', f'out {number} {text}'))
+
+		self.batches.append(cells)
+		console(f'devexcl-test: begin {number} {program}')
+		how = 'exit 0'
+		for at, cell in enumerate(cells, 1):
+			queue = self.script.get(cell, [])
+			behaviour = queue.pop(0) if len(queue) > 1 else queue[0] if queue else 'pass'
+			if behaviour == 'no start':
+				out('Bail out! the device does not work')
+				how = 'exit 1'
+				break
+			out(f'#  RUN           {cell} ...')
+			console(f'devexcl-test: cell {cell}')
+			self.clock += 0.5
+			if behaviour == 'panic':
+				console('Kernel panic - not syncing: x')
+				self.events.append(Event('gone'))
+				return
+			if behaviour == 'hang':
+				self.events.append(Event('silence'))
+				return
+			if behaviour == 'interrupt':
+				self.events.append(KeyboardInterrupt())
+				return
+			if behaviour == 'dies':
+				how = 'signal 11'
+				break
+			if behaviour == 'timeout':
+				how = 'timeout 60'
+				break
+			if behaviour == 'splat':
+				console('WARNING: x')
+			if behaviour == 'lost output':	# ... with the panic of the next one
+				self.events.pop(-2)
+			elif behaviour == 'fail':
+				out('# why it fails')
+				out(f'not ok {at} {cell}')
+				how = 'exit 1'
+			else:
+				out(f'ok {at} {cell}')
+			if behaviour == 'exits':
+				break
+		out('# excluded: 1 cells: late')
+		console(f'devexcl-test: end {number} {program}')
+		self.events.append(Event('channel', f'end {number} {how} {len(cells) * 500}'))
+
 	def next_event(self, _timeout: float) -> Event:
+		if self.events and isinstance(self.events[0], BaseException):
+			raise self.events.pop(0)
 		return self.events.pop(0) if self.events else Event('gone')
 
 	def power_off(self) -> list[str]:
@@ -392,6 +463,139 @@ class CollectTest(QuietTest):
 		self.assertEqual(Limits.of(image), Limits(60, 90))
 		self.write('settings', 'timeout=0\n')
 		self.assertEqual(Limits.of(image, 5), Limits(5, devexcl_collect.PROGRAM_SECONDS))
+		image.manifest['debug'] = True
+		self.write('settings', 'timeout=90\n')
+		self.assertEqual(Limits.of(image), Limits(5 * 60, 5 * 90))
+		self.assertEqual(Limits(60, 900).of_batch(120), 240)
+
+
+class BatchTest(QuietTest):
+	"""Many cells in one run of a program."""
+
+	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = ()) -> dict[str, str]:
+		self.script = {'many.list': ['list cells'], 'cells': ['many'], **script}
+		image = mock.Mock(programs=['many'], modules=[], manifest={'debug': False})
+		self.seen: list[str] = []
+		self.collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns),
+					   progress=lambda collector, name: self.seen.append(f'{collector.position} {name}'))
+		with mock.patch.object(devexcl_collect, 'Guest', lambda *args, **kwargs: FakeGuest(self.script)):
+			with contextlib.suppress(KeyboardInterrupt):
+				self.collector.run()
+		self.results = {result.name: result for result in devexcl_judge.judge(self.collector.attempts)}
+		self.assertEqual(list(self.results), list(dict.fromkeys(item.name for item in self.collector.attempts)))
+		return {name.replace('many.', ''): result.verdict for name, result in self.results.items()
+			if name != 'kernel.boot'}
+
+	def batches(self) -> list[str]:
+		return [' '.join(name.replace('many.', '') for name in batch) for batch in self.script['batches']]
+
+	ALL = {'a': 'pass', 'b': 'pass', 'c': 'pass', 'd.half': 'pass'}
+
+	def test_one_exec(self) -> None:
+		self.assertEqual(self.collect({}), self.ALL)
+		self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half'], 1))
+		self.assertEqual(self.seen, ['1 many.a', '2 many.b', '3 many.c', '4 many.d.half'])
+		self.assertEqual([result.seconds for result in self.results.values()][1:], [0.5] * 4)
+		self.assertEqual(self.results['many.b'].details, ['#  RUN           many.b ...', 'ok 2 many.b'])
+		self.assertEqual([item.name for item in devexcl_judge.read_record(self.folder)],
+				 ['kernel.boot', 'many.a', 'many.b', 'many.c', 'many.d.half'])
+
+	def test_size(self) -> None:
+		with mock.patch.object(devexcl_batch, 'CELLS_AT_ONCE', 3):
+			self.assertEqual(self.collect({}), self.ALL)
+		self.assertEqual(self.collector.boots, 1)
+		# One that is left over is run like any other test.
+		self.assertEqual(self.batches(), ['a b c'])
+
+	def test_globs(self) -> None:
+		self.assertEqual(self.collect({}, ('*.half', 'many.a')), {'a': 'pass', 'd.half': 'pass'})
+		self.assertEqual((self.batches(), self.collector.excluded), (['a d.half'], {}))
+
+	def test_failure(self) -> None:
+		self.assertEqual(self.collect({'many.b': ['fail']}), {**self.ALL, 'b': 'fail'})
+		self.assertEqual(self.results['many.b'].reason, 'why it fails')
+		self.assertEqual(self.collector.boots, 1)
+
+	def test_crash(self) -> None:
+		verdicts = self.collect({'many.b': ['panic']})
+		# The fake knows "many.b" alone as a test of its own: the second panic is that one's.
+		self.assertEqual(verdicts, {**self.ALL, 'b': 'crash'})
+		self.assertEqual(self.results['many.b'].reason, 'crash (2 of 2): Kernel panic - not syncing: x')
+		self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half', 'c d.half'], 3))
+		self.assertEqual(self.collector.done, 4)
+
+	def test_crash_once(self) -> None:
+		self.assertEqual(self.collect({'many.b': ['panic', 'pass']}), {**self.ALL, 'b': 'fail'})
+		self.assertEqual(self.results['many.b'].reason, 'crash, not reproduced: Kernel panic - not syncing: x')
+		self.assertEqual(self.collector.boots, 2)
+
+	def test_crash_that_takes_output_with_it(self) -> None:
+		"""The console says who was running; who lost its result is run again."""
+		self.assertEqual(self.collect({'many.b': ['lost output', 'pass'], 'many.c': ['panic', 'pass']}),
+				 {**self.ALL, 'c': 'fail'})
+		self.assertEqual(self.batches(), ['a b c d.half', 'b d.half'])
+
+	def test_hang(self) -> None:
+		self.assertEqual(self.collect({'many.c': ['hang']}), {**self.ALL, 'c': 'hang'})
+		self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half'], 2))
+
+	def test_timeout_and_signal(self) -> None:
+		for behaviour, verdict, reason in (('timeout', 'hang', 'no end within 60 s'), ('dies', 'fail', 'killed by SIGSEGV')):
+			with self.subTest(behaviour=behaviour):
+				self.assertEqual(self.collect({'many.b': [behaviour]}), {**self.ALL, 'b': verdict})
+				self.assertIn(reason, self.results['many.b'].reason)
+				self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half', 'c d.half'], 1))
+
+	def test_splat(self) -> None:
+		"""What comes after it is done again, in a fresh guest."""
+		self.assertEqual(self.collect({'many.b': ['splat'], 'many.c': ['panic', 'pass']}), {**self.ALL, 'b': 'fail'})
+		self.assertEqual(self.results['many.b'].reason, 'kernel log: WARNING: x')
+		self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half', 'c d.half'], 2))
+		self.assertEqual(self.results['many.c'].console, [])
+
+	def test_exits_in_the_middle(self) -> None:
+		self.assertEqual(self.collect({'many.b': ['exits']}), {**self.ALL, 'c': 'fail'})
+		self.assertEqual(self.results['many.c'].reason, 'exit status 0 without a result')
+
+	def test_does_not_start(self) -> None:
+		self.assertEqual(set(self.collect({'many.a': ['no start']}).values()), {'fail'})
+		self.assertEqual(self.results['many.c'].reason, 'bailed out: the device does not work')
+		self.assertEqual(self.batches(), ['a b c d.half'])
+
+	def test_interrupted(self) -> None:
+		self.assertEqual(self.collect({'many.c': ['interrupt']}), {'a': 'pass', 'b': 'pass'})
+
+	def test_fault_is_charged_to_the_last(self) -> None:
+		whole = Attempt('many', '', 1, how='exit', faults=['module x still has 1 references'],
+				output=['#  RUN           many.a ...', 'ok 1 many.a', '#  RUN           many.b ...', 'ok 2 many.b'])
+		results = devexcl_judge.judge(devexcl_batch.Batch(whole, ['many.a', 'many.b']).settle())
+		self.assertEqual([(result.name, result.verdict) for result in results], [('many.a', 'pass'), ('many.b', 'fail')])
+		self.assertIn('note: found after 2 cells', results[1].details[-1])
+
+	def test_garbage(self) -> None:
+		for output in ([], ['garbage'], ['#  RUN           other ...', 'ok 1 other'], ['ok 1', 'ok 2', 'ok 3']):
+			for how in ('exit', CRASH, HANG, 'signal', 'stuck'):
+				with self.subTest(output=output, how=how):
+					whole = Attempt('many', '', 1, output=output, how=how)
+					self.assertTrue(devexcl_batch.Batch(whole, ['many.a', 'many.b']).settle())
+
+	def test_lists(self) -> None:
+		self.assertEqual(devexcl_batch.parse_list(['noise', '# TESTS', 'm.a', '', '# x', ' m.b ']), ['m.a', 'm.b'])
+		self.assertIsNone(devexcl_batch.parse_list(['%-20s %-25s %s' % ('# FIXTURE', 'VARIANT', 'TEST')]))
+		self.assertEqual(devexcl_batch.parse_excluded(['# excluded: 65 cells: a single page has no half', '# excluded: x']),
+				 {'a single page has no half': 65})
+
+	def test_sums(self) -> None:
+		self.collect({})
+		self.assertEqual(self.collector.excluded, {'many': {'no half': 7, 'not here': 2, 'late': 1}})
+		results = list(self.results.values())
+		for result in results[1:]:
+			result.verdict, result.reason = 'skip', 'no such machine'
+		devexcl_report.print_summary(results, {**ReportTest.FACTS, 'excluded': self.collector.excluded},
+					     devexcl_host.Timings(), self.folder)
+		said = self.said.getvalue()
+		self.assertIn('skip   many: 4 tests: no such machine\n', said)
+		self.assertIn('many: 0 run, 4 skipped, 10 excluded\n       | 7 excluded: no half\n', said)
 
 
 class ChannelTest(unittest.TestCase):

@@ -85,7 +85,8 @@
 #define HUGE_PAGES_PER_NODE	8
 
 #define MAX_LINE		2048	/* bytes of output in one message */
-#define MAX_ARGS		64
+#define MAX_COMMAND		65536
+#define MAX_ARGS		256
 #define MAX_MODULES		8
 #define REAP_MS			5000	/* how long SIGKILL may take */
 #define REFCNT_MS		2000	/* how long a last put may take */
@@ -907,7 +908,7 @@ static void obey(char *line)
 
 static void serve(void)
 {
-	static char line[4096];
+	static char line[MAX_COMMAND];
 	size_t len = 0;
 	ssize_t n;
 
