@@ -82,7 +82,7 @@ class Session:
 	def collector(self, image: Image, **callbacks) -> Collector:
 		args = self.args
 		return Collector(image, self.accelerator(image), self.folder, limits=Limits.of(image, args.timeout),
-				 patterns=args.tests, channel=args.channel, cmdline=tuple(args.append), **callbacks)
+				 patterns=args.tests, cmdline=tuple(args.append), **callbacks)
 
 
 def results_folder(args: argparse.Namespace, what: str) -> Path:
@@ -145,7 +145,7 @@ def cmd_boot(args: argparse.Namespace) -> int:
 	image = session.image()
 	accelerator = session.accelerator(image)
 	start = time.monotonic()
-	with devexcl_qemu.Guest(image, accelerator=accelerator, cmdline=args.append, channel=args.channel,
+	with devexcl_qemu.Guest(image, accelerator=accelerator, cmdline=args.append,
 				console_log=session.folder / 'console-1.log') as guest:
 		guest.wait_until_ready()
 		ready = time.monotonic() - start
@@ -331,8 +331,6 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def add_guest(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument('--append', action='append', default=[], metavar='WORD',
 			    help='a word for the kernel command line, such as test_devexcl.ndevices=4')
-	parser.add_argument('--channel', choices=('virtio', 'serial'), default='virtio',
-			    help='how guest and host talk (default: %(default)s)')
 	parser.add_argument('--tests', type=str.split, default=[], metavar='GLOBS',
 			    help="only tests that match, for example 'fork*' or 'abi.* atomic.add'")
 	parser.add_argument('--timeout', type=float, metavar='SECONDS', help='limit for each test (default: 60)')

@@ -134,7 +134,7 @@ class Collector:
 	"""Runs jobs in one guest after the other until all are done."""
 
 	def __init__(self, image: Image, accelerator: tuple[str, str], folder: Path, *, limits: Limits,
-		     patterns: list[str], channel: str = 'virtio', cmdline: tuple[str, ...] = (),
+		     patterns: list[str], cmdline: tuple[str, ...] = (),
 		     progress: Callable[['Collector', str], None] = lambda collector, name: None,
 		     finished: Callable[[Attempt], None] = lambda attempt: None,
 		     needs_fresh_boot: Callable[[Attempt], bool] = lambda attempt: bool(
@@ -144,7 +144,6 @@ class Collector:
 		self.folder = folder
 		self.limits = limits
 		self.patterns = patterns
-		self.channel = channel
 		self.cmdline = cmdline
 		self.progress = progress
 		self.finished = finished
@@ -232,7 +231,7 @@ class Collector:
 		for last_try in (False, True):
 			self.boots += 1
 			start = time.monotonic()
-			guest = Guest(self.image, accelerator=self.accelerator, channel=self.channel, cmdline=self.cmdline,
+			guest = Guest(self.image, accelerator=self.accelerator, cmdline=self.cmdline,
 				      console_log=self.folder / f'console-{self.boots}.log')
 			guest.__enter__()
 			try:

@@ -113,12 +113,11 @@ class Guest:
 	"""A running guest. Use it as a context manager: at the end of it QEMU is gone."""
 
 	def __init__(self, image: Image, *, accelerator: tuple[str, str], cmdline: Sequence[str] = (),
-		     console_log: Path, channel: str = 'virtio') -> None:
+		     console_log: Path) -> None:
 		self.image = image
 		self.accelerator = accelerator
 		self.cmdline = cmdline
 		self.console_log = console_log
-		self.channel_kind = channel
 		self.hello = ''
 		self._pending: list[Event] = []
 		self._stack = contextlib.ExitStack()
@@ -147,12 +146,8 @@ class Guest:
 			end.setblocking(False)
 		command = qemu_command(self.image, initramfs, self.accelerator, arch, self.cmdline)
 		command += ['-chardev', f'socket,id=console,fd={console_end.fileno()}', '-serial', 'chardev:console',
-			    '-chardev', f'socket,id=channel,fd={channel_end.fileno()}']
-		if self.channel_kind == 'virtio':
-			command += ['-device', 'virtio-serial-pci',
-				    '-device', f'virtserialport,chardev=channel,name={CHANNEL_NAME}']
-		else:
-			command += ['-serial', 'chardev:channel']
+			    '-chardev', f'socket,id=channel,fd={channel_end.fileno()}', '-device', 'virtio-serial-pci',
+			    '-device', f'virtserialport,chardev=channel,name={CHANNEL_NAME}']
 		if terminal.verbose:
 			terminal.say(' '.join(command))
 		self._log = self._stack.enter_context(self.console_log.open('wb'))

@@ -70,7 +70,6 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -282,24 +281,6 @@ static int open_virtio_port(void)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 	}
 	closedir(dir);
-	return fd;
-}
-
-/* The second serial port, as a channel for bytes and not for people. */
-static int open_serial_port(void)
-{
-	int fd = open("/dev/ttyS1", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	struct termios tio;
-
-	if (fd < 0)
-		return -1;
-	if (tcgetattr(fd, &tio)) {
-		close(fd);
-		return -1;
-	}
-	cfmakeraw(&tio);
-	cfsetspeed(&tio, B115200);
-	tcsetattr(fd, TCSANOW, &tio);
 	return fd;
 }
 
@@ -970,8 +951,6 @@ int main(void)
 	}
 
 	channel = open_virtio_port();
-	if (channel < 0)
-		channel = open_serial_port();
 	if (channel < 0) {
 		log_kernel("devexcl-init: no channel to the host\n");
 		power_off();
