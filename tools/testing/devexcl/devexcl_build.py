@@ -96,11 +96,23 @@ class Recipe:
 	tools: str
 
 	@property
+	def fragments(self) -> list[str]:
+		return [path.read_text(encoding='utf-8') for path in
+			devexcl_config.fragments(self.variant.builtin, self.variant.debug)]
+
+	@property
 	def kernel(self) -> Path:
-		fragments = [path.read_text(encoding='utf-8') for path in
-			     devexcl_config.fragments(self.variant.builtin, self.variant.debug)]
-		return cache_dir() / 'images' / ('kernel-' + hash_of(RECIPE, self.arch, self.source.identity, fragments,
-								     self.tools, self.overlay.kernel_hash()))
+		return cache_dir() / 'images' / ('kernel-' + hash_of(RECIPE, self.arch, self.source.identity,
+								     self.fragments, self.tools,
+								     self.overlay.kernel_hash()))
+
+	@property
+	def config(self) -> str:
+		"""All that .config is made of; '' if that is not known."""
+		if not self.source.config_identity:
+			return ''
+		return hash_of(RECIPE, self.arch, self.source.config_identity, self.fragments, self.tools,
+			       self.overlay.config_hash())
 
 	@property
 	def tests(self) -> Path:
@@ -200,9 +212,19 @@ def make_command(wanted: Recipe) -> list:
 
 
 def configure(wanted: Recipe, log: Path) -> None:
-	variant = wanted.variant
-	for text in devexcl_config.configure(wanted.source.tree, wanted.folder,
-					     devexcl_config.fragments(variant.builtin, variant.debug), wanted.arch, log):
+	"""Configures, unless .config is still the one that came out of the same things the last time."""
+	config, record = wanted.folder / '.config', wanted.folder / '.devexcl-configured'
+	try:
+		made_of, contents, optional = json.loads(record.read_text(encoding='utf-8'))
+		current = wanted.config == made_of != '' and hash_of(config.read_bytes()) == contents
+	except (OSError, ValueError):
+		current = False
+	if not current:
+		variant = wanted.variant
+		optional = devexcl_config.configure(wanted.source.tree, wanted.folder,
+						    devexcl_config.fragments(variant.builtin, variant.debug), wanted.arch, log)
+		write_atomically(record, json.dumps([wanted.config, hash_of(config.read_bytes()), optional]))
+	for text in optional:
 		terminal.say(f'This kernel goes without {text}')
 
 
@@ -258,21 +280,56 @@ def _build_tests(wanted: Recipe, log: Path) -> None:
 	what = f'Building tests for {wanted.source.name}'
 	if not (folder / 'Makefile').is_file():
 		raise DevexclError(f'There are no tests: {devexcl_overlay.SELFTESTS} has no Makefile')
-	shutil.rmtree(output, ignore_errors=True)
-	output.mkdir(parents=True)
 	run_logged([*make_command(wanted), 'headers'], what=what, log=log)
 	make = ['make', '-C', folder, f'-j{jobs()}', f'OUTPUT={output}', f'ARCH={wanted.arch.linux}',
 		f'KHDR_INCLUDES=-isystem {build_dir}/usr/include', 'USERLDFLAGS=-static']
 	start = log.stat().st_size
-	run_logged([*make, 'all'], what=what, log=log)
+	with ObjectsOfTests(output, _basis_of_tests(wanted, make)) as objects:
+		run_logged([*make, 'all'], what=what, log=log)
+		warnings = [line for line in log.read_bytes()[start:].decode('utf-8', 'replace').splitlines()
+			    if ': warning: ' in line]
+		objects.keep = not warnings	# else they would not be told again
 	with new_folder(wanted.tests) as new:
 		run_logged([*make, 'install', f'INSTALL_PATH={new}'], what=what, log=log)
 		emitted = output_of([*map(str, make), '-s', 'emit_tests', 'COLLECTION=devexcl'])
 		programs = [line.partition(':')[2] for line in emitted.splitlines() if line.startswith('devexcl:')]
 		write_atomically(new / 'programs.json', json.dumps(sorted(programs)))
-		write_atomically(new / WARNINGS, ''.join(
-			line + '\n' for line in log.read_bytes()[start:].decode('utf-8', 'replace').splitlines()
-			if ': warning: ' in line))
+		write_atomically(new / WARNINGS, ''.join(line + '\n' for line in warnings))
+
+
+class ObjectsOfTests:
+	"""The folder in which the tests are made, kept for the next time.
+
+	make sees when a program has to be compiled anew because a .c file has
+	changed. When anything else has changed, or the last build was cut short,
+	the folder is emptied first.
+	"""
+
+	def __init__(self, folder: Path, basis: str) -> None:
+		self.folder = folder
+		self.basis = basis
+		self.record = folder / '.basis'
+		self.keep = True
+
+	def __enter__(self) -> 'ObjectsOfTests':
+		if not self.record.is_file() or self.record.read_text(encoding='utf-8') != self.basis:
+			shutil.rmtree(self.folder, ignore_errors=True)
+			self.folder.mkdir(parents=True)
+		self.record.unlink(missing_ok=True)
+		return self
+
+	def __exit__(self, kind, *exc) -> None:
+		# make removes what could not be compiled: an error is an orderly end.
+		if self.keep and (kind is None or issubclass(kind, Exception)):
+			write_atomically(self.record, self.basis)
+
+
+def _basis_of_tests(wanted: Recipe, make: list) -> str:
+	"""Changes when something changes that make does not know the programs to depend on."""
+	selftests = wanted.source.tree / 'tools/testing/selftests'
+	files = [*selftests.glob('*.*'), *(selftests / 'devexcl').iterdir(), *(wanted.folder / 'usr/include').rglob('*.h')]
+	return hash_of(RECIPE, wanted.tools, list(map(str, make)), [
+		(str(path), path.read_bytes()) for path in sorted(files) if path.suffix != '.c' and path.is_file()])
 
 
 def build_init(log: Path) -> Path:

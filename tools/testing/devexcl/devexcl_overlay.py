@@ -58,6 +58,10 @@ class Overlay:
 		"""Changes when something changes that the test programs are made of."""
 		return hash_of(sorted(self.part(SELFTESTS, 'include/uapi/').items()))
 
+	def config_hash(self) -> str:
+		"""Changes when something changes that a configuration depends on."""
+		return hash_of(self.part(KCONFIG_INSTALLED), self.modules())
+
 	def modules(self) -> list[tuple[str, str]]:
 		"""The modules that exist so far, in the order in which they are loaded."""
 		return [(name, symbol) for name, symbol in MODULES if f'lib/{name}.c' in self.files]

@@ -22,7 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from devexcl_arch import host_arch
 from devexcl_host import (CommandFailed, DevexclError, Lock, cache_dir, file_name, hash_of, new_folder,
@@ -40,6 +40,7 @@ class Source:
 	tree: Path		# the build copy
 	origin: str		# what the user asked for, to repeat a run
 	user_tree: Optional[Path] = None
+	config_identity: str = ''	# changes with what a configuration depends on; '' if that is not known
 
 	def lock(self) -> Lock:
 		"""Whoever changes the build copy, or builds from it, holds this."""
@@ -50,9 +51,10 @@ class Source:
 		if not self.user_tree:
 			return self
 		terminal.progress(f'Looking for changes in {self.user_tree}')
-		contents = Copier(self.user_tree, self.tree).sync()
+		manifest = Copier(self.user_tree, self.tree).sync()
 		terminal.clear()
-		return dataclasses.replace(self, identity=f'{kernel_version(self.tree)} {contents}')
+		return dataclasses.replace(self, identity=f'{kernel_version(self.tree)} {hash_of_contents(manifest)}',
+					   config_identity=hash_of_contents(manifest, matters_to_config))
 
 
 def kernel_version(tree: Path) -> str:
@@ -215,7 +217,8 @@ def debian_source(kernel: str, log: Path, update: bool = False) -> Source:
 	package = f'linux-source-{number}'
 	name = file_name(f'{number}-{version}')
 	tree = cache_dir() / 'sources' / name
-	source = Source(name=name, identity=f'{package} {version}', tree=tree, origin=f'KERNEL={kernel}')
+	identity = f'{package} {version}'
+	source = Source(name=name, identity=identity, tree=tree, origin=f'KERNEL={kernel}', config_identity=identity)
 	if not (tree / 'Makefile').is_file():
 		with source.lock():
 			if not (tree / 'Makefile').is_file():
@@ -361,8 +364,8 @@ class Copier:
 		self.copy = copy
 		self.record = copy.with_name(copy.name + '.json')
 
-	def sync(self) -> str:
-		"""Returns a hash of all contents."""
+	def sync(self) -> dict:
+		"""Returns the manifest: what each file looks like, and a hash of it."""
 		old = self._read()
 		new, changed = {}, []
 		for name in source_files(self.tree):
@@ -389,7 +392,7 @@ class Copier:
 					else:
 						del new[name]
 			self._write(new)
-		return hash_of(sorted((name, entry[0], entry[-1]) for name, entry in new.items()))
+		return new
 
 	def _looks(self, name: str) -> list:
 		status = os.lstat(self.tree / name)
@@ -442,6 +445,16 @@ class Copier:
 
 	def _write(self, manifest: dict) -> None:
 		write_atomically(self.record, json.dumps(manifest))
+
+
+def hash_of_contents(manifest: dict, matters: Callable[[str], bool] = lambda name: True) -> str:
+	"""One name for the contents of all files, or of those that matter."""
+	return hash_of(sorted((name, entry[0], entry[-1]) for name, entry in manifest.items() if matters(name)))
+
+
+def matters_to_config(name: str) -> bool:
+	"""Not what is only compiled: Kconfig and make's own files, and all that they may run."""
+	return name.startswith('scripts/') or not name.endswith(('.c', '.h', '.S', '.rs', '.rst', '.txt', '.yaml', '.dts', '.dtsi'))
 
 
 def read_quietly(path: Path) -> bytes:

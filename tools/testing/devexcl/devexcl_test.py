@@ -19,6 +19,7 @@ import time
 import unittest
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Optional
 from unittest import mock
 
 import devexcl
@@ -796,6 +797,16 @@ class SourceTest(TreeTest):
 				self.assertTrue((copy / 'mm/new.c').is_file())
 				self.assertFalse((copy / 'lib/Kconfig.debug').exists())
 
+	def test_what_concerns_the_configuration(self) -> None:
+		tree = self.make_tree()
+		first = devexcl_source.user_source(tree)
+		(tree / 'mm/memory.c').write_text('int b;\n', encoding='utf-8')
+		second = devexcl_source.user_source(tree)
+		self.assertNotEqual(first.identity, second.identity)
+		self.assertEqual(first.config_identity, second.config_identity)
+		(tree / 'Kconfig').write_text('config A\n', encoding='utf-8')
+		self.assertNotEqual(devexcl_source.user_source(tree).config_identity, second.config_identity)
+
 	def test_same_contents_are_not_written(self) -> None:
 		tree = self.make_tree()
 		first, copy = self.sync(tree)
@@ -963,6 +974,44 @@ class CacheTest(QuietTest):
 			self.assertTrue((build / 'old.o').exists())
 			self.assertTrue((build / 'plain.h').exists())
 		self.assertFalse((build / '.devexcl-building').exists())
+
+	def test_objects_of_tests(self) -> None:
+		folder = self.folder / 'objects'
+
+		def build(basis: str, error: Optional[BaseException] = None, keep: bool = True) -> bool:
+			"""Returns whether what an earlier build has made was still there."""
+			with contextlib.suppress(KeyboardInterrupt, DevexclError):
+				with devexcl_build.ObjectsOfTests(folder, basis) as objects:
+					there = (folder / 'fork').exists()
+					(folder / 'fork').touch()
+					objects.keep = keep
+					if error:
+						raise error
+			return there
+
+		self.assertEqual([build('a'), build('a'), build('b'), build('b')], [False, True, False, True])
+		self.assertEqual([build('b', DevexclError('x')), build('b')], [True, True])
+		self.assertEqual([build('b', KeyboardInterrupt()), build('b')], [True, False])
+		self.assertEqual([build('b', keep=False), build('b')], [True, False])
+
+	def test_configured_once(self) -> None:
+		def configure(tree: Path, build: Path, *_rest) -> list[str]:
+			self.configured += 1
+			self.write(str(build / '.config'), 'CONFIG_A=y')
+			return ['CONFIG_D']
+
+		def run(config: str) -> int:
+			self.configured = 0
+			with mock.patch.object(devexcl_config, 'configure', configure):
+				devexcl_build.configure(mock.Mock(folder=self.folder / 'build', config=config,
+								  variant=devexcl_build.Variant()), self.folder / 'log')
+			return self.configured
+
+		self.assertEqual([run('a'), run('a'), run('b'), run('b'), run(''), run('')], [1, 0, 1, 0, 1, 1])
+		self.assertEqual(self.said.getvalue().splitlines(), ['This kernel goes without CONFIG_D'] * 6)
+		run('b')
+		self.write('build/.config', 'CONFIG_A=n')
+		self.assertEqual(run('b'), 1)
 
 	def test_command_that_fails(self) -> None:
 		log = self.folder / 'log'
