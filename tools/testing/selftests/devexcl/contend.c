@@ -382,8 +382,8 @@ TEST_F(contend, three_in_turn)
 #define MAX_WORDS	32
 #define BATCH		16	/* operations that a device does in one go */
 #define GAP_NS		1000
-#define CPU_OPS		45000
-#define DEVICE_OPS	5000
+#define CPU_OPS		48000
+#define DEVICE_OPS	2000
 #define READS		3000
 #define TIMEOUT		120	/* a kernel full of checks is slow */
 
@@ -532,7 +532,7 @@ static void cpu_step(struct party *party)
 	op.old = cpu_op(&op, contested_word(party->contest, n));
 	end_ops(party, 1);
 	party->change[n] += change_by(&op);
-	dawdle(&party->random, 2000);
+	dawdle(&party->random, 20000);
 }
 
 /* Let the device get the page when an operation finds that it has it not. */
