@@ -167,10 +167,11 @@ def out_of_tree(source: Source, folder: Path) -> list[Row]:
 					complaints = warnings(output, scratch)
 				except DevexclError as err:
 					complaints = str(err).splitlines()
-			rows.append(Row.of_check(name, complaints, 'no warning'))
 			if 'C=2' in flags and not complaints and not sparse_was_run(output):
+				name = f'W=1 on {source.name}'
 				rows.append(Row(f'sparse on {source.name}', skipped=1,
 						text='this kernel wants a newer sparse than there is'))
+			rows.append(Row.of_check(name, complaints, 'no warning'))
 	return rows
 
 
