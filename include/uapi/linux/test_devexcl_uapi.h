@@ -333,7 +333,8 @@ struct devexcl_atomic {
  * @copied: out: bytes copied
  *
  * The device maps the pages as hmm_range_fault() finds them, without being
- * exclusive; a page that it holds exclusively is used as it is.
+ * exclusive; a page that it holds exclusively is used as it is. Bytes are
+ * copied as by memcpy(): who writes to them meanwhile may see words torn.
  *
  * Errors: EFAULT if a page is not mapped or the access is not permitted, EBUSY
  * if its mapping would not settle, ENXIO as for ranges of pages.
