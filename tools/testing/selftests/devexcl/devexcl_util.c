@@ -661,9 +661,10 @@ void drain_lru_batches(void)
 	int node = 0, status;
 	void *nothing = NULL;
 
-	/* Older kernels drain them only before they migrate; nothing, here. */
-	syscall(SYS_move_pages, 0, 1UL, &nothing, &node, &status, MPOL_MF_MOVE);
-	trigger("/proc/sys/vm/drop_caches");
+	/* Whoever migrates pages, if only none, drains them first. */
+	if (syscall(SYS_move_pages, 0, 1UL, &nothing, &node, &status,
+		    MPOL_MF_MOVE) < 0)
+		trigger("/proc/sys/vm/drop_caches");
 }
 
 void defragment_memory(void)
