@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The columns of the matrix: kinds of memory that a device can acquire
+ */
+#include <dirent.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "../kselftest.h"
+#include "devexcl_matrix.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT		21
+#endif
+
+#define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
+
+/* Base pages: two neighbours, the target of four, two neighbours. */
+#define BASE_PAGES	8
+#define BASE_FIRST	2
+#define BASE_TARGET	4
+
+static void set_target(struct cell *cell, size_t first, size_t pages)
+{
+	cell->first = first;
+	cell->pages = pages;
+}
+
+static const char *make_base(struct cell *cell)
+{
+	set_target(cell, BASE_FIRST, BASE_TARGET);
+	return must("mmap", mem_map(&cell->mem, BASE_PAGES));
+}
+
+/* Memory that was only read so far: the zero page is mapped everywhere. */
+static const char *make_zero(struct cell *cell)
+{
+	struct mem *mem = &cell->mem;
+	size_t page;
+
+	TRY(make_base(cell));
+	TRY(must("madvise", madvise(mem->p, mem->size, MADV_DONTNEED)));
+	for (page = 0; page < mem->pages; page++)
+		READ_MEM(word_of(mem, page));
+	return NULL;
+}
+
+static const char *make_mlocked(struct cell *cell)
+{
+	TRY(make_base(cell));
+	return must("mlock", mlock(cell->mem.p, cell->mem.size));
+}
+
+/* Large folios */
+
+/* Have only this size of folio made from now on, where it is asked for. */
+static int enable_folio_size(unsigned long kb)
+{
+	struct dirent *entry;
+	char name[PATH_MAX];
+	DIR *dir;
+	int ret = -ENOENT;
+
+	dir = opendir(THP_DIR);
+	if (!dir)
+		return -errno;
+	while ((entry = readdir(dir))) {
+		unsigned long size;
+
+		if (sscanf(entry->d_name, "hugepages-%lukB", &size) != 1)
+			continue;
+		snprintf(name, sizeof(name), THP_DIR "%s/enabled",
+			 entry->d_name);
+		if (size == kb)
+			ret = write_file(name, "madvise");
+		else
+			write_file(name, "never");
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* One large folio of that many bytes, and nothing else, is the memory. */
+static const char *map_large(struct cell *cell, size_t size)
+{
+	struct mem *mem = &cell->mem;
+	char *p, *start;
+	size_t page;
+
+	p = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return must("mmap", -1);
+	start = (char *)(((uintptr_t)p + size - 1) & ~(size - 1));
+	if (start > p)
+		munmap(p, start - p);
+	if (p + size > start)
+		munmap(start + size, p + size - start);
+	mem->p = start;
+	mem->size = size;
+	mem->pages = size / page_size();
+	/* An exclusive entry counts as swap; khugepaged must not collapse it. */
+	write_file(THP_DIR "khugepaged/max_ptes_swap", "0");
+	TRY(must("madvise", madvise(mem->p, mem->size, MADV_HUGEPAGE)));
+	/* Filling all of a huge page takes long, and tells no more. */
+	for (page = 0; page < mem->pages; page++)
+		WRITE_MEM(word_of(mem, page), pattern_word(page, 0));
+	return NULL;
+}
+
+/* Is the folio really large? A flag of the page says so. */
+static const char *require_large(const struct cell *cell)
+{
+	uint64_t word = pagemap_of(cell->mem.p), flags = 0;
+	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return skip("no /proc/kpageflags");
+	if (pread(fd, &flags, sizeof(flags),
+		  (word & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
+		flags = 0;
+	close(fd);
+	/* KPF_COMPOUND_HEAD */
+	return flags & (1ULL << 15) ? NULL : skip("no large folio was to be had");
+}
+
+static const char *make_thp(struct cell *cell)
+{
+	size_t size = thp_size();
+
+	if (!size)
+		return skip("no transparent huge pages");
+	/* Without folio sizes of its own the kernel has this one switch. */
+	write_file(THP_DIR "enabled", "madvise");
+	enable_folio_size(size / 1024);
+	set_target(cell, 0, 1);
+	TRY(map_large(cell, size));
+	return require_large(cell);
+}
+
+/* The folio stays large, but each page is mapped by an entry of its own. */
+static const char *make_thp_pte(struct cell *cell)
+{
+	char *last;
+
+	TRY(make_thp(cell));
+	last = page_of(&cell->mem, cell->mem.pages - 1);
+	TRY(must("mprotect", mprotect(last, page_size(), PROT_READ)));
+	TRY(must("mprotect", mprotect(last, page_size(),
+				      PROT_READ | PROT_WRITE)));
+	/* The argument is how many hundredths into the folio the target is. */
+	set_target(cell, (cell->mem.pages - 1) * cell->backing->arg / 100, 1);
+	return NULL;
+}
+
+/* A folio of a size between a page and a PMD; the target is its last page. */
+static const char *make_mthp(struct cell *cell)
+{
+	if (enable_folio_size(cell->backing->arg))
+		return skip("folios of %lu kB are not offered",
+			    cell->backing->arg);
+	TRY(map_large(cell, cell->backing->arg * 1024));
+	set_target(cell, cell->mem.pages - 1, 1);
+	return require_large(cell);
+}
+
+/* Swap */
+
+static const char *swap_out(struct cell *cell)
+{
+	struct mem *mem = &cell->mem;
+	size_t page;
+
+	TRY(must("madvise", madvise(mem->p, mem->size, MADV_PAGEOUT)));
+	for (page = 0; page < mem->pages; page++)
+		if (entry_of(page_of(mem, page)) != ENTRY_SWAP)
+			return skip("page %zu was not swapped out: is swap on?",
+				    page);
+	return NULL;
+}
+
+/* Swapped out, and read since: what swap holds is still good. */
+static const char *make_swapped_in(struct cell *cell)
+{
+	size_t page;
+
+	TRY(make_base(cell));
+	TRY(swap_out(cell));
+	for (page = 0; page < cell->mem.pages; page++)
+		READ_MEM(word_of(&cell->mem, page));
+	return NULL;
+}
+
+/* Swapped out, and read ahead into the swap cache. */
+static const char *make_swap_cache(struct cell *cell)
+{
+	TRY(make_base(cell));
+	TRY(swap_out(cell));
+	return must("madvise", madvise(cell->mem.p, cell->mem.size,
+				       MADV_WILLNEED));
+}
+
+/* KSM */
+
+#define KSM_DIR		"/sys/kernel/mm/ksm/"
+
+static bool is_ksm_page(const void *p)
+{
+	uint64_t word = pagemap_of(p), flags = 0;
+	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	if (pread(fd, &flags, sizeof(flags),
+		  (word & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
+		flags = 0;
+	close(fd);
+	return flags & (1ULL << 21);	/* KPF_KSM */
+}
+
+static bool all_merged(const struct mem *mem)
+{
+	size_t page;
+
+	for (page = 0; page < mem->pages; page++)
+		if (!is_ksm_page(page_of(mem, page)))
+			return false;
+	return true;
+}
+
+/* Two regions with the same contents, which ksmd has made one. */
+static const char *make_ksm(struct cell *cell)
+{
+	static struct mem twin;
+	long scans = read_number(KSM_DIR "full_scans");
+	const char *ret = NULL;
+
+	if (scans < 0)
+		return skip("no KSM");
+	TRY(make_base(cell));
+	TRY(must("mmap", mem_map(&twin, cell->mem.pages)));
+	TRY(must("madvise", madvise(cell->mem.p, cell->mem.size,
+				    MADV_MERGEABLE)));
+	TRY(must("madvise", madvise(twin.p, twin.size, MADV_MERGEABLE)));
+	write_file(KSM_DIR "sleep_millisecs", "0");
+	write_file(KSM_DIR "pages_to_scan", "1000");
+	TRY(must("start ksmd", write_file(KSM_DIR "run", "1")));
+	while (!all_merged(&cell->mem)) {
+		if (read_number(KSM_DIR "full_scans") > scans + 100) {
+			ret = skip("ksmd does not merge");
+			break;
+		}
+		sched_yield();
+	}
+	write_file(KSM_DIR "run", "0");
+	/* What it has merged stays merged; it shall not merge again. */
+	madvise(twin.p, twin.size, MADV_UNMERGEABLE);
+	return ret;
+}
+
+/* Shared by fork */
+
+static void wait_for_end(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		pause();
+}
+
+/* We are the parent; a child has the pages as well. */
+static const char *make_fork_parent(struct cell *cell)
+{
+	TRY(make_base(cell));
+	cell->child = fork();
+	if (!cell->child)
+		wait_for_end();
+	return must("fork", cell->child);
+}
+
+/* We are the child; our parent has the pages as well, and waits for us. */
+static const char *make_fork_child(struct cell *cell)
+{
+	pid_t pid;
+
+	TRY(make_base(cell));
+	pid = fork();
+	if (pid > 0) {
+		waitpid(pid, NULL, 0);
+		_exit(0);
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return must("fork", pid);
+}
+
+/* Private mappings of something else */
+
+/* Each word of the file is the complement of what memory will hold. */
+static const char *fill_file(int fd, size_t pages)
+{
+	uint64_t words[512];
+	size_t page, i, n = page_size() / sizeof(*words);
+
+	for (page = 0; page < pages; page++) {
+		for (i = 0; i < n; i++) {
+			words[i % 512] = ~pattern_word(page, i);
+			if (i % 512 == 511 &&
+			    write(fd, words, sizeof(words)) != sizeof(words))
+				return must("write", -1);
+		}
+	}
+	return NULL;
+}
+
+static const char *map_file(struct cell *cell, int fd)
+{
+	struct mem *mem = &cell->mem;
+
+	cell->fd = fd;
+	TRY(must("create file", fd));
+	TRY(fill_file(fd, BASE_PAGES));
+	mem->pages = BASE_PAGES;
+	mem->size = BASE_PAGES * page_size();
+	mem->p = mmap(NULL, mem->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
+		      0);
+	if (mem->p == MAP_FAILED)
+		return must("mmap", -1);
+	set_target(cell, BASE_FIRST, BASE_TARGET);
+	fill_mem(mem);
+	return NULL;
+}
+
+static const char *make_file(struct cell *cell)
+{
+	char dir[] = "/tmp/devexcl-XXXXXX";
+	char name[64];
+	int fd;
+
+	if (!mkdtemp(dir))
+		return must("mkdtemp", -1);
+	if (mount("devexcl", dir, "ramfs", 0, NULL)) {
+		rmdir(dir);
+		return skip("no ramfs: %s", strerror(errno));
+	}
+	snprintf(name, sizeof(name), "%s/file", dir);
+	fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	/* The file lives until we do. */
+	umount2(dir, MNT_DETACH);
+	rmdir(dir);
+	return map_file(cell, fd);
+}
+
+static const char *make_shmem(struct cell *cell)
+{
+	return map_file(cell, memfd_create("devexcl", MFD_CLOEXEC));
+}
+
+/* Migration */
+
+static void move_for_ever(pid_t pid, void *p)
+{
+	int node = 0, status;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;) {
+		node = !node;
+		syscall(SYS_move_pages, pid, 1UL, &p, &node, &status, 2);
+	}
+}
+
+/* Somebody moves the target from node to node, all the time. */
+static const char *make_migrating(struct cell *cell)
+{
+	pid_t self = getpid();
+	int status = -1, node = 1;
+	void *p;
+
+	TRY(make_base(cell));
+	set_target(cell, BASE_FIRST, 1);
+	p = target(cell);
+	if (syscall(SYS_move_pages, 0, 1UL, &p, &node, &status, 2) || status != 1)
+		return skip("pages cannot be moved to a second node");
+	cell->child = fork();
+	if (!cell->child)
+		move_for_ever(self, p);
+	return must("fork", cell->child);
+}
+
+#define THP_TRAITS	(TRAIT_LARGE | TRAIT_PMD_SIZE | TRAIT_SINGLE)
+
+const struct backing backings[] = {
+	{ "base", 0, 0, make_base },
+	{ "zero", TRAIT_ZERO, 0, make_zero },
+	{ "mlocked", TRAIT_MLOCK, 0, make_mlocked },
+	{ "swapped_in", 0, 0, make_swapped_in },
+	{ "swap_cache", TRAIT_SWAPPED, 0, make_swap_cache },
+	{ "ksm", 0, 0, make_ksm },
+	{ "fork_parent", TRAIT_FORK, 0, make_fork_parent },
+	{ "fork_child", TRAIT_FORK, 0, make_fork_child },
+	{ "file_cow", TRAIT_FILE, 0, make_file },
+	{ "shmem_cow", TRAIT_FILE, 0, make_shmem },
+	{ "thp", THP_TRAITS, 0, make_thp },
+	{ "thp_first_pte", THP_TRAITS, 0, make_thp_pte },
+	{ "thp_middle_pte", THP_TRAITS, 50, make_thp_pte },
+	{ "thp_last_pte", THP_TRAITS, 100, make_thp_pte },
+	{ "mthp_16k", TRAIT_LARGE | TRAIT_SINGLE, 16, make_mthp },
+	{ "mthp_32k", TRAIT_LARGE | TRAIT_SINGLE, 32, make_mthp },
+	{ "mthp_64k", TRAIT_LARGE | TRAIT_SINGLE, 64, make_mthp },
+	{ "mthp_128k", TRAIT_LARGE | TRAIT_SINGLE, 128, make_mthp },
+	{ "mthp_256k", TRAIT_LARGE | TRAIT_SINGLE, 256, make_mthp },
+	{ "mthp_512k", TRAIT_LARGE | TRAIT_SINGLE, 512, make_mthp },
+	{ "mthp_1024k", TRAIT_LARGE | TRAIT_SINGLE, 1024, make_mthp },
+	{ "migrating", TRAIT_MOVING | TRAIT_SINGLE, 0, make_migrating },
+};
+
+const size_t nr_backings = ARRAY_SIZE(backings);

@@ -1,0 +1,826 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The matrix: cells are made, run and judged here; see devexcl_matrix.h
+ */
+#include <glob.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "../kselftest.h"
+#include "devexcl_matrix.h"
+
+/* A cell that takes longer hangs. Generous: emulated CPUs, debug kernels. */
+#define CELL_SECONDS	60
+
+/* What the device adds to a word of each page that it holds. */
+#define DEVICE_ADDS	0x0001000000000001ULL
+#define DEVICE_WORD	1
+
+static const char * const hold_suffix[NR_HOLDS] = {
+	[HOLD_ALL] = "",
+	[HOLD_HALF] = ".half",
+	[HOLD_NEIGHBOURS] = ".neighbours",
+};
+
+/* The first byte of a verdict says which kind it is. */
+#define IS_SKIP		'S'
+#define IS_FAIL		'F'
+
+static const char *say(char kind, const char *fmt, va_list args)
+{
+	static char text[400];
+
+	text[0] = kind;
+	vsnprintf(text + 1, sizeof(text) - 1, fmt, args);
+	return text;
+}
+
+const char *fail(const char *fmt, ...)
+{
+	va_list args;
+	const char *ret;
+
+	va_start(args, fmt);
+	ret = say(IS_FAIL, fmt, args);
+	va_end(args);
+	return ret;
+}
+
+const char *skip(const char *fmt, ...)
+{
+	va_list args;
+	const char *ret;
+
+	va_start(args, fmt);
+	ret = say(IS_SKIP, fmt, args);
+	va_end(args);
+	return ret;
+}
+
+const char *must(const char *what, long ret)
+{
+	if (ret >= 0)
+		return NULL;
+	return fail("%s: %s", what, strerror(ret == -1 ? errno : (int)-ret));
+}
+
+/* A claim of devexcl_util.h as a verdict. */
+static const char *claim(const char *wrong)
+{
+	return wrong ? fail("%s", wrong) : NULL;
+}
+
+int write_file(const char *name, const char *text)
+{
+	ssize_t length = strlen(text);
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, length) != length)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+long read_number(const char *name)
+{
+	FILE *f = fopen(name, "re");
+	long number;
+
+	if (!f)
+		return -errno;
+	if (fscanf(f, "%ld", &number) != 1)
+		number = -EINVAL;
+	fclose(f);
+	return number;
+}
+
+/* Operations that many rows share */
+
+const char *act_nothing(struct cell *cell)
+{
+	(void)cell;
+	return NULL;
+}
+
+const char *act_madvise(struct cell *cell)
+{
+	return must("madvise", madvise(target(cell), target_size(cell),
+				       cell->op->arg));
+}
+
+const char *act_madvise_if_known(struct cell *cell)
+{
+	if (!madvise(target(cell), target_size(cell), cell->op->arg))
+		return NULL;
+	if (errno == EINVAL)
+		return skip("this kernel does not offer the advice");
+	return must("madvise", -1);
+}
+
+/* The model */
+
+/* What the target holds before the device writes. */
+static uint64_t model_word(const struct cell *cell, size_t page, size_t word)
+{
+	if (cell->backing->traits & TRAIT_ZERO)
+		return 0;
+	return pattern_word(page, word);
+}
+
+/* What a fresh mapping of the target would show. */
+static uint64_t fresh_word(const struct cell *cell, size_t page, size_t word)
+{
+	return cell->backing->traits & TRAIT_FILE ? ~pattern_word(page, word) :
+						    0;
+}
+
+static bool in_target(const struct cell *cell, size_t page)
+{
+	return page >= cell->first && page < cell->first + cell->pages;
+}
+
+/* Is anything left of this page at its old address? */
+static bool is_gone(const struct cell *cell, const struct expect *expect,
+		    size_t page)
+{
+	return in_target(cell, page) && (expect->data == DATA_GONE ||
+					 expect->data == DATA_MOVED);
+}
+
+static bool is_near(const struct cell *cell, size_t page)
+{
+	return page + cell->near >= cell->first &&
+	       page < cell->first + cell->pages + cell->near;
+}
+
+static const char *check_page(const struct cell *cell, size_t page,
+			      const char *p, bool fresh)
+{
+	/* Of the many pages of a large folio that are far away, one word. */
+	size_t i, nr = is_near(cell, page) ? page_size() / sizeof(uint64_t) : 1;
+	const uint64_t *words = (const uint64_t *)p;
+
+	for (i = 0; i < nr; i++) {
+		uint64_t want = fresh ? fresh_word(cell, page, i) :
+				model_word(cell, page, i);
+		uint64_t is = READ_MEM(&words[i]);
+
+		if (!fresh && i == DEVICE_WORD && cell->held[page])
+			want += cell->held[page] * DEVICE_ADDS;
+		if (is != want)
+			return fail("page %zu word %zu is %#llx, expected %#llx%s",
+				    page, i, (unsigned long long)is,
+				    (unsigned long long)want,
+				    cell->held[page] ? " (device wrote)" : "");
+	}
+	return NULL;
+}
+
+/* Setting up a cell */
+
+/* Should the device hold this page? */
+static bool wants_page(const struct cell *cell, size_t page)
+{
+	if (!is_near(cell, page))
+		return false;
+	switch (cell->hold) {
+	case HOLD_ALL:
+		return true;
+	case HOLD_HALF:
+		return page % 2;
+	case HOLD_NEIGHBOURS:
+		return !in_target(cell, page);
+	default:
+		return false;
+	}
+}
+
+/* The device writes to a page that it holds. */
+static const char *device_writes(struct cell *cell, size_t page)
+{
+	uint64_t *word = word_of(&cell->mem, page) + DEVICE_WORD;
+
+	TRY(must("atomic operation",
+		 dev_add(&cell->dev, word, DEVICE_ADDS, NULL)));
+	cell->held[page]++;
+	return NULL;
+}
+
+static const char *acquire_page(struct cell *cell, size_t page)
+{
+	bool tail_is_refused = cell->backing->traits & TRAIT_LARGE &&
+			       !(cell->dev.info.caps & DEVEXCL_CAP_LARGE_FOLIO);
+	int ret;
+
+	ret = dev_acquire_one(&cell->dev, page_of(&cell->mem, page));
+	if (ret == -EOPNOTSUPP && tail_is_refused) {
+		if (!in_target(cell, page))
+			return NULL;
+		return skip("this kernel takes the first page of a large folio only");
+	}
+	return must("acquire", ret) ?: device_writes(cell, page);
+}
+
+static const char *acquire_cell(struct cell *cell)
+{
+	size_t page, held = 0;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!wants_page(cell, page))
+			continue;
+		TRY(acquire_page(cell, page));
+		held += !!cell->held[page];
+	}
+	if (!held && cell->hold != HOLD_NOTHING)
+		return skip("this kernel takes the first page of a large folio only");
+	for (page = 0; page < cell->mem.pages; page++)
+		if (cell->held[page])
+			TRY(claim(check_held(&cell->dev, &cell->mem, page, 1,
+					     true) ?:
+				  check_entries(&cell->mem, page, 1,
+						ENTRY_EXCLUSIVE)));
+	dev_forget_events(&cell->dev);
+	return NULL;
+}
+
+/* Judging a cell */
+
+static struct expect expect_of(const struct cell *cell)
+{
+	struct expect expect = cell->op->expect_for ?
+			       cell->op->expect_for(cell) : cell->op->expect;
+
+	if (expect.causes & CAUSE_FAULT) {
+		expect.causes &= ~CAUSE_FAULT;
+		expect.causes |= cause_of_fault(&cell->dev);
+	}
+	/* A page that moves may be found on its way. */
+	if (cell->backing->traits & TRAIT_MOVING)
+		expect.entries |= ENTRY_IS(SWAP);
+	if ((expect.splits & SPLITS_VMA &&
+	     cell->backing->traits & TRAIT_PMD_SIZE) ||
+	    (expect.splits & SPLITS_FOLIO &&
+	     cell->backing->traits & TRAIT_LARGE)) {
+		expect.neighbours_too = true;
+		expect.causes |= CAUSE(CLEAR);
+		if (expect.taken == NOT_TAKEN)
+			expect.taken = MAY_BE_TAKEN;
+	}
+	return expect;
+}
+
+/*
+ * The device holds what it should, and whatever it holds the CPU does not
+ * have. Return through @taken how many pages it has lost.
+ */
+static const char *check_ownership(struct cell *cell,
+				   const struct expect *expect, uint64_t *lost)
+{
+	size_t page;
+
+	*lost = 0;
+	for (page = 0; page < cell->mem.pages; page++) {
+		bool target = in_target(cell, page);
+		enum entry entry = entry_of(page_of(&cell->mem, page));
+		bool holds;
+
+		if (!cell->held[page])
+			continue;
+		holds = !check_held(&cell->dev, &cell->mem, page, 1, true);
+		*lost += !holds;
+		if (holds && entry != ENTRY_EXCLUSIVE)
+			return fail("the device holds page %zu, but its entry is %s",
+				    page, entry_name(entry));
+		if (!target && !holds && !expect->neighbours_too)
+			return fail("page %zu, a neighbour, was taken", page);
+		if (target && holds && expect->taken == TAKEN)
+			return fail("page %zu was not taken", page);
+		if (target && !holds && expect->taken == NOT_TAKEN)
+			return fail("page %zu was taken", page);
+		if (target && !(expect->entries & (1U << entry)))
+			return fail("entry of page %zu is %s", page,
+				    entry_name(entry));
+	}
+	return NULL;
+}
+
+static const char *check_events(struct cell *cell,
+				const struct expect *expect, uint64_t lost)
+{
+	struct taken taken;
+
+	TRY(must("event stream", dev_taken(&cell->dev, &taken)));
+	if (taken.lost)
+		return fail("event records are missing");
+	if (taken.exclusive != lost)
+		return fail("the device was told of %llu pages (causes %#x), but lost %llu",
+			    (unsigned long long)taken.exclusive, taken.causes,
+			    (unsigned long long)lost);
+	if (taken.causes & ~expect->causes)
+		return fail("pages were taken for causes %#x, expected %#x",
+			    taken.causes, expect->causes);
+	return NULL;
+}
+
+static const char *check_contents(struct cell *cell, const struct expect *expect)
+{
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		bool target = in_target(cell, page);
+		const char *p = page_of(&cell->mem, page);
+
+		if (target && expect->data == DATA_MOVED)
+			p = cell->moved_to + (page - cell->first) * page_size();
+		else if (is_gone(cell, expect, page))
+			continue;
+		TRY(check_page(cell, page, p,
+			       target && expect->data == DATA_FRESH));
+	}
+	return NULL;
+}
+
+/* The device can have the pages again, and works on them. */
+static const char *check_again(struct cell *cell, const struct expect *expect)
+{
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		uint64_t *word = word_of(&cell->mem, page) + DEVICE_WORD;
+		uint64_t was;
+
+		if (!cell->held[page] || is_gone(cell, expect, page))
+			continue;
+		was = READ_MEM(word);
+		TRY(acquire_page(cell, page));
+		if (READ_MEM(word) != was + DEVICE_ADDS)
+			return fail("page %zu: the device's second write is lost",
+				    page);
+	}
+	return NULL;
+}
+
+/* Pages whose counts are looked at: those that the device had, and are left. */
+static bool is_counted(const struct cell *cell, const struct expect *expect,
+		       size_t page)
+{
+	return cell->held[page] && !is_gone(cell, expect, page);
+}
+
+/*
+ * Each reference of a page's folio is one of a mapping, and an exclusive entry
+ * is or is not counted as a mapping.
+ */
+static const char *check_page_counts(struct cell *cell, size_t page)
+{
+	bool counted = cell->dev.info.caps & DEVEXCL_CAP_MAPCOUNT;
+	struct devexcl_page info;
+
+	TRY(must("query", dev_query(&cell->dev, page_of(&cell->mem, page), 1,
+				    &info)));
+	if (info.order && !counted)
+		return NULL;	/* how many entries are exclusive is not known */
+	if (info.refcount != info.mapcount + !counted)
+		return fail("page %zu, exclusive, has %d references and %d mappings",
+			    page, info.refcount, info.mapcount);
+	if (!info.order && info.refcount != 1)
+		return fail("page %zu, exclusive, has %d references, expected 1",
+			    page, info.refcount);
+	return NULL;
+}
+
+static const char *check_counts(struct cell *cell, const struct expect *expect)
+{
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++)
+		if (is_counted(cell, expect, page))
+			TRY(must("acquire",
+				 dev_acquire_one(&cell->dev,
+						 page_of(&cell->mem, page))));
+	/* Acquiring may put pages into batches, too: of mlock, for one. */
+	drain_lru_batches();
+	for (page = 0; page < cell->mem.pages; page++)
+		if (is_counted(cell, expect, page))
+			TRY(check_page_counts(cell, page));
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!is_counted(cell, expect, page))
+			continue;
+		READ_MEM(word_of(&cell->mem, page));
+		TRY(claim(check_entries(&cell->mem, page, 1, ENTRY_PRESENT)));
+	}
+	return NULL;
+}
+
+static void end_child(struct cell *cell)
+{
+	if (cell->child <= 0)
+		return;
+	kill(cell->child, SIGKILL);
+	waitpid(cell->child, NULL, 0);
+	cell->child = 0;
+}
+
+/* A large folio's pages got one word each so far. */
+static void fill_near(struct cell *cell)
+{
+	size_t page, i;
+
+	for (page = 0; page < cell->mem.pages; page++)
+		for (i = 0; is_near(cell, page) &&
+		     i < page_size() / sizeof(uint64_t); i++)
+			WRITE_MEM(word_of(&cell->mem, page) + i,
+				  pattern_word(page, i));
+}
+
+static const char *run_cell(struct cell *cell)
+{
+	const struct operation *op = cell->op;
+	struct expect expect;
+	uint64_t lost;
+
+	TRY(cell->backing->make(cell));
+	if (cell->backing->traits & TRAIT_LARGE)
+		fill_near(cell);
+	cell->held = calloc(cell->mem.pages, 1);
+	TRY(must("open device", dev_open(&cell->dev, 0)));
+	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
+				      cell->mem.size)));
+	if (op->prepare)
+		TRY(op->prepare(cell));
+	TRY(acquire_cell(cell));
+
+	TRY(op->act(cell));
+
+	expect = expect_of(cell);
+	TRY(check_ownership(cell, &expect, &lost));
+	TRY(check_events(cell, &expect, lost));
+	TRY(check_contents(cell, &expect));
+	if (op->finish)
+		TRY(op->finish(cell));
+	end_child(cell);
+	TRY(check_again(cell, &expect));
+	return check_counts(cell, &expect);
+}
+
+/* Cells */
+
+/* All cells in turn: holds are the innermost loop, operations the outermost. */
+static void first_cell(struct cell *cell, const struct operation *ops)
+{
+	memset(cell, 0, sizeof(*cell));
+	cell->op = ops;
+	cell->backing = backings;
+	cell->near = 2;
+	cell->fd = -1;
+}
+
+static void next_cell(struct cell *cell)
+{
+	if (++cell->hold < NR_HOLDS)
+		return;
+	cell->hold = 0;
+	if (++cell->backing < backings + nr_backings)
+		return;
+	cell->backing = backings;
+	cell->op++;
+}
+
+#define for_each_cell(cell, ops, nr_ops)				\
+	for (first_cell(&(cell), ops); (cell).op < (ops) + (nr_ops);	\
+	     next_cell(&(cell)))
+
+/* Running cells */
+
+/* What a cell's process leaves behind for its parent. */
+static char *report;
+#define REPORT_SIZE	512
+
+static void cell_process(struct cell *cell)
+{
+	const char *ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	ret = run_cell(cell);
+	end_child(cell);
+	snprintf(report, REPORT_SIZE, "%s", ret ?: "P");
+	/* What is left is undone by exit(), which is worth testing as well. */
+	_exit(0);
+}
+
+static const char *cell_name(const char *subject, const struct cell *cell)
+{
+	static char name[160];
+
+	snprintf(name, sizeof(name), "%s.%s.%s%s", subject, cell->op->name,
+		 cell->backing->name, hold_suffix[cell->hold]);
+	return name;
+}
+
+/* Say in the kernel log which cell is running. */
+static void mark_kernel_log(const char *name)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
+	write_file("/dev/kmsg", text);
+}
+
+/* Wait for the end of a process, but not for ever. Return: false if it hung. */
+static bool wait_cell(pid_t pid, int *status)
+{
+	struct timespec limit = { .tv_sec = CELL_SECONDS };
+	sigset_t child;
+	bool hung;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	hung = sigtimedwait(&child, NULL, &limit) < 0;
+	if (hung)
+		kill(pid, SIGKILL);
+	waitpid(pid, status, 0);
+	return !hung;
+}
+
+/* Run a cell in a process of its own; its verdict is in @report then. */
+static void run_process(struct cell *cell)
+{
+	int status;
+	pid_t pid;
+
+	report[0] = 0;
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		cell_process(cell);
+	if (!wait_cell(pid, &status))
+		snprintf(report, REPORT_SIZE, "%cno end within %d seconds",
+			 IS_FAIL, CELL_SECONDS);
+	else if (!report[0])
+		snprintf(report, REPORT_SIZE, "%cthe cell died: %s %d", IS_FAIL,
+			 WIFSIGNALED(status) ? "signal" : "status",
+			 WIFSIGNALED(status) ? WTERMSIG(status) :
+					       WEXITSTATUS(status));
+}
+
+/* Would the same have gone wrong with nothing held by the device? */
+static void run_control(const struct cell *cell)
+{
+	struct cell control;
+
+	first_cell(&control, cell->op);
+	control.backing = cell->backing;
+	control.hold = HOLD_NOTHING;
+	run_process(&control);
+	ksft_print_msg("the same with nothing held by the device: %s\n",
+		       report[0] == IS_FAIL || report[0] == IS_SKIP ?
+		       report + 1 : "all is well");
+}
+
+static void run_one(const char *subject, struct cell *cell)
+{
+	const char *name = cell_name(subject, cell);
+
+	printf("#  RUN           %s ...\n", name);
+	mark_kernel_log(name);
+	run_process(cell);
+
+	if (report[0] == IS_SKIP) {
+		ksft_test_result_skip("%s # SKIP %s\n", name, report + 1);
+	} else if (report[0] == IS_FAIL) {
+		ksft_print_msg("%s\n", report + 1);
+		run_control(cell);
+		ksft_test_result_fail("%s\n", name);
+	} else {
+		ksft_test_result_pass("%s\n", name);
+	}
+	fflush(stdout);
+}
+
+/* Why a cell makes no sense, or NULL. */
+static const char *excluded(const struct cell *cell)
+{
+	if (cell->hold == HOLD_HALF && cell->backing->traits & TRAIT_SINGLE)
+		return "a single page has no half";
+	if (cell->op->except.traits & cell->backing->traits)
+		return cell->op->except.why;
+	if (cell->op->needs.why &&
+	    !(cell->op->needs.traits & cell->backing->traits))
+		return cell->op->needs.why;
+	return NULL;
+}
+
+static bool is_asked_for(const char *name, int argc, char **argv)
+{
+	int i;
+
+	if (argc < 2 || !strcmp(argv[1], "-l"))
+		return true;
+	for (i = 1; i + 1 < argc; i += 2)
+		if (!strcmp(argv[i + 1], name))
+			return true;
+	return false;
+}
+
+static void print_cells(const char *subject, const struct operation *ops,
+			size_t nr_ops)
+{
+	struct cell cell;
+
+	puts("# TESTS");
+	for_each_cell(cell, ops, nr_ops)
+		if (!excluded(&cell))
+			puts(cell_name(subject, &cell));
+}
+
+/* Rules, and how many cells each has excluded. */
+struct exclusion {
+	const char *why;
+	unsigned int cells;
+};
+
+static struct exclusion exclusions[32];
+
+static void count_excluded(const char *why)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(exclusions); i++) {
+		if (!exclusions[i].why)
+			exclusions[i].why = why;
+		if (!strcmp(exclusions[i].why, why)) {
+			exclusions[i].cells++;
+			return;
+		}
+	}
+}
+
+/* How many cells there are to run, of those that are asked for. */
+static unsigned int count_cells(const char *subject,
+				const struct operation *ops, size_t nr_ops,
+				int argc, char **argv)
+{
+	unsigned int nr = 0;
+	struct cell cell;
+
+	for_each_cell(cell, ops, nr_ops) {
+		const char *why = excluded(&cell);
+
+		if (!is_asked_for(cell_name(subject, &cell), argc, argv))
+			continue;
+		if (why)
+			count_excluded(why);
+		else
+			nr++;
+	}
+	return nr;
+}
+
+static void run_cells(const char *subject, const struct operation *ops,
+		      size_t nr_ops, int argc, char **argv)
+{
+	struct cell cell;
+
+	for_each_cell(cell, ops, nr_ops) {
+		struct cell fresh = cell;
+
+		if (!excluded(&cell) &&
+		    is_asked_for(cell_name(subject, &cell), argc, argv))
+			run_one(subject, &fresh);
+	}
+}
+
+static void print_exclusions(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(exclusions) && exclusions[i].why; i++)
+		ksft_print_msg("excluded: %u cells: %s\n", exclusions[i].cells,
+			       exclusions[i].why);
+}
+
+/* Settings of the machine that cells may change. */
+static const char * const settings[] = {
+	"/sys/kernel/mm/transparent_hugepage/enabled",
+	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",
+	"/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_swap",
+	"/sys/kernel/mm/ksm/run",
+	"/sys/kernel/mm/ksm/pages_to_scan",
+	"/sys/kernel/mm/ksm/sleep_millisecs",
+};
+
+struct setting {
+	char *name;
+	char value[32];
+};
+
+static struct setting saved[64];
+
+/* The value in force: all of it, or the word in brackets. */
+static void read_setting(const char *name, char *value, size_t size)
+{
+	char line[128] = "", *word;
+	FILE *f = fopen(name, "re");
+
+	if (!f)
+		return;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = 0;
+	fclose(f);
+	word = strchr(line, '[');
+	word = word ? word + 1 : line;
+	word[strcspn(word, "]\n")] = 0;
+	snprintf(value, size, "%s", word);
+}
+
+static void save_settings(void)
+{
+	size_t i, j, nr = 0;
+	glob_t paths;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		if (glob(settings[i], 0, NULL, &paths))
+			continue;
+		for (j = 0; j < paths.gl_pathc && nr < ARRAY_SIZE(saved); j++) {
+			saved[nr].name = strdup(paths.gl_pathv[j]);
+			read_setting(saved[nr].name, saved[nr].value,
+				     sizeof(saved[nr].value));
+			nr++;
+		}
+		globfree(&paths);
+	}
+}
+
+static void restore_settings(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(saved) && saved[i].name; i++)
+		write_file(saved[i].name, saved[i].value);
+}
+
+static bool valid_arguments(int argc, char **argv)
+{
+	int i;
+
+	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "-l")))
+		return true;
+	for (i = 1; i < argc; i += 2)
+		if (strcmp(argv[i], "-r") || i + 1 == argc)
+			return false;
+	return true;
+}
+
+int matrix_main(const char *subject, const struct operation *ops,
+		size_t nr_ops, int argc, char **argv)
+{
+	sigset_t child;
+	struct dev dev;
+	unsigned int nr;
+	int ret;
+
+	if (!valid_arguments(argc, argv)) {
+		fprintf(stderr, "Usage: %s [-l | -r name [-r name ...]]\n",
+			argv[0]);
+		return KSFT_FAIL;
+	}
+	if (argc == 2) {
+		print_cells(subject, ops, nr_ops);
+		return KSFT_PASS;
+	}
+	nr = count_cells(subject, ops, nr_ops, argc, argv);
+	if (!nr) {
+		fprintf(stderr, "%s: no such cell\n", argv[0]);
+		return KSFT_FAIL;
+	}
+
+	ksft_print_header();
+	ret = dev_open(&dev, 0);
+	if (ret == -ENOENT || ret == -EACCES)
+		ksft_exit_skip("no /dev/devexcl0 for us: %s\n", strerror(-ret));
+	ret = ret ?: calibrate_exclusive_entry(&dev);
+	if (ret)
+		ksft_exit_fail_msg("the device does not work: %s\n",
+				   strerror(-ret));
+	dev_close(&dev);
+	report = mmap(NULL, REPORT_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+
+	avoid_numa_balancing();
+	save_settings();
+	ksft_set_plan(nr);
+	run_cells(subject, ops, nr_ops, argc, argv);
+	restore_settings();
+	print_exclusions();
+	ksft_finished();
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The matrix: what the rest of mm does to a page that a device holds
+ *
+ * An operation is a row, a kind of memory (a backing) is a column, and for
+ * each cell the device holds all of the target, every second page of it, or
+ * its neighbours only. A program has the rows of one subject; the columns are
+ * the same for all. A row is an entry of a table:
+ *
+ *	{
+ *		.name = "dontneed",
+ *		.act = act_madvise, .arg = MADV_DONTNEED,
+ *		.expect = { TAKEN, CAUSE(CLEAR), ENTRY_IS(NONE), DATA_FRESH },
+ *	},
+ *
+ * In each cell the device writes to all pages that it holds, before the
+ * operation; what it wrote counts as data. Afterwards the same five claims
+ * are made in every cell, by run_cell(); a row only says what is special.
+ *
+ * A cell that makes no sense is excluded by a rule (struct rule) with a
+ * reason, and a cell that cannot be had on this machine is skipped with one.
+ */
+#ifndef _DEVEXCL_MATRIX_H
+#define _DEVEXCL_MATRIX_H
+
+#include "devexcl_util.h"
+
+#ifndef __printf
+#define __printf(fmt, args)	__attribute__((format(printf, fmt, args)))
+#endif
+
+struct cell;
+
+/*
+ * What a step of a cell returns: NULL if all is well, fail("...") if a claim
+ * does not hold, skip("...") if kernel or machine lack something.
+ */
+const char *fail(const char *fmt, ...) __printf(1, 2);
+const char *skip(const char *fmt, ...) __printf(1, 2);
+/* A system call that must work: fail() with its name and errno if it did not. */
+const char *must(const char *what, long ret);
+
+/* Leave a step if something is wrong. */
+#define TRY(step)							\
+do {									\
+	const char *_verdict = (step);					\
+									\
+	if (_verdict)							\
+		return _verdict;					\
+} while (0)
+
+/* What is special about a backing; rules speak of these. */
+#define TRAIT_LARGE	(1U << 0)	/* pages of a large folio */
+#define TRAIT_PMD_SIZE	(1U << 1)	/* ... that a PMD could map */
+#define TRAIT_FILE	(1U << 2)	/* a private mapping of a file, after COW */
+#define TRAIT_FORK	(1U << 3)	/* another process has it mapped as well */
+#define TRAIT_SINGLE	(1U << 4)	/* the target is a single page */
+#define TRAIT_MLOCK	(1U << 5)	/* locked */
+#define TRAIT_ZERO	(1U << 6)	/* the memory held zeros at first */
+#define TRAIT_SWAPPED	(1U << 7)	/* no page is mapped */
+#define TRAIT_MOVING	(1U << 8)	/* a thread migrates it all the time */
+
+/**
+ * struct backing - a column
+ * @name: its name
+ * @traits: TRAIT_*
+ * @arg: for @make
+ * @make: map @cell->mem with fill_mem()'s pattern (or zeros) in it, set the
+ *	target, and bring the pages into the state that the name says
+ */
+struct backing {
+	const char *name;
+	unsigned int traits;
+	unsigned long arg;
+	const char *(*make)(struct cell *cell);
+};
+
+extern const struct backing backings[];
+extern const size_t nr_backings;
+
+/* What must happen to exclusive pages of the target. */
+enum taken_what {
+	TAKEN,		/* all are taken from the device, each once */
+	NOT_TAKEN,	/* the device keeps all */
+	MAY_BE_TAKEN,	/* either; what is said must agree with what is */
+};
+
+/* What must be in the target afterwards. */
+enum data_what {
+	DATA_KEPT,	/* what CPU and device wrote */
+	DATA_FRESH,	/* what a new mapping shows: zeros, or the file */
+	DATA_GONE,	/* nothing is mapped there any more */
+	DATA_MOVED,	/* what was written is at @cell->moved_to, and only there */
+};
+
+#define ENTRY_IS(name)	(1U << ENTRY_##name)
+#define ENTRY_ANY	(ENTRY_IS(NONE) | ENTRY_IS(PRESENT) |		\
+			 ENTRY_IS(EXCLUSIVE) | ENTRY_IS(SWAP))
+/* A cause of @causes that means: the one of a CPU fault on this kernel. */
+#define CAUSE_FAULT	(1U << 31)
+/* ... and any cause at all. */
+#define CAUSE_ANY	(CAUSE_FAULT - 1)
+
+/*
+ * Splitting a VMA within what a PMD could map tells of all of that, and
+ * splitting a large folio takes all of its pages.
+ */
+#define SPLITS_VMA		(1U << 0)
+#define SPLITS_FOLIO		(1U << 1)
+
+/**
+ * struct expect - what must hold after an operation
+ * @taken: whether exclusive pages of the target are taken from the device
+ * @causes: CAUSE() bits, and CAUSE_FAULT, that they may be taken for
+ * @entries: ENTRY_IS() bits that the entries of those pages may be
+ * @data: what must be in the target
+ * @neighbours_too: the operation may take neighbours as well, because it works
+ *	on more than it was told
+ * @splits: SPLITS_*: what the operation splits, if it is large enough; that
+ *	takes neighbours as well
+ */
+struct expect {
+	enum taken_what taken;
+	uint32_t causes;
+	uint32_t entries;
+	enum data_what data;
+	bool neighbours_too;
+	unsigned int splits;
+};
+
+/**
+ * struct rule - cells that make no sense, and why
+ * @traits: of backings
+ * @why: the reason
+ */
+struct rule {
+	unsigned int traits;
+	const char *why;
+};
+
+/**
+ * struct operation - a row
+ * @name: its name
+ * @arg: for the functions
+ * @prepare: before the device acquires anything; may be NULL
+ * @act: the operation
+ * @finish: after all claims but the references, to undo what would stand in
+ *	the way of those; may be NULL
+ * @except: backings with any of these traits make no sense
+ * @needs: backings without any of these traits make no sense
+ * @expect: what must hold afterwards
+ * @expect_for: instead of @expect, for what depends on the backing or the
+ *	kernel; may be NULL
+ */
+struct operation {
+	const char *name;
+	unsigned long arg;
+	const char *(*prepare)(struct cell *cell);
+	const char *(*act)(struct cell *cell);
+	const char *(*finish)(struct cell *cell);
+	struct rule except;
+	struct rule needs;
+	struct expect expect;
+	struct expect (*expect_for)(const struct cell *cell);
+};
+
+/* Which pages the device holds. */
+enum hold {
+	HOLD_ALL,		/* target and neighbours */
+	HOLD_HALF,		/* every second page */
+	HOLD_NEIGHBOURS,	/* all but the target */
+	NR_HOLDS,
+	/* What is wrong with nothing held is not the device's doing. */
+	HOLD_NOTHING = NR_HOLDS,
+};
+
+/**
+ * struct cell - an operation on a backing
+ * @op: the row
+ * @backing: the column
+ * @hold: what the device holds
+ * @dev: the device
+ * @mem: the memory; all of it is mirrored
+ * @first: first page of the target
+ * @pages: pages of the target
+ * @near: pages on each side of the target that count as neighbours
+ * @held: which pages the device acquired; one byte for each of @mem
+ * @moved_to: where the operation moved the target
+ * @fd: of the file, for a backing of a file; else -1
+ * @child: a process that the backing made; ended with the cell
+ * @private: the operation's own
+ */
+struct cell {
+	const struct operation *op;
+	const struct backing *backing;
+	enum hold hold;
+	struct dev dev;
+	struct mem mem;
+	size_t first;
+	size_t pages;
+	size_t near;
+	unsigned char *held;
+	char *moved_to;
+	int fd;
+	pid_t child;
+	void *private;
+};
+
+/* The target: where it is, and its bytes. */
+static inline char *target(const struct cell *cell)
+{
+	return page_of(&cell->mem, cell->first);
+}
+
+static inline size_t target_size(const struct cell *cell)
+{
+	return cell->pages * page_size();
+}
+
+/* Operations that many rows share. */
+const char *act_nothing(struct cell *cell);
+/* madvise(target, @arg) */
+const char *act_madvise(struct cell *cell);
+/* The same, SKIP if the kernel does not know the advice. */
+const char *act_madvise_if_known(struct cell *cell);
+
+/*
+ * A row with an operation that concerns the VMA, or entries of another kind:
+ * the device keeps its pages.
+ */
+#define DEVICE_KEEPS							\
+	{ NOT_TAKEN, 0, ENTRY_IS(EXCLUSIVE), DATA_KEPT }
+/* The same, if the operation splits the VMA. */
+#define DEVICE_KEEPS_SPLIT						\
+	{ NOT_TAKEN, 0, ENTRY_IS(EXCLUSIVE), DATA_KEPT, .splits = SPLITS_VMA }
+/* The same, if the operation splits a large folio. */
+#define DEVICE_KEEPS_FOLIO						\
+	{ NOT_TAKEN, 0, ENTRY_IS(EXCLUSIVE), DATA_KEPT, .splits = SPLITS_FOLIO }
+/* The operation touches the pages, as a CPU fault does. */
+#define DEVICE_LOSES_AS_BY_FAULT					\
+	{ TAKEN, CAUSE_FAULT, ENTRY_IS(PRESENT), DATA_KEPT }
+
+/* Write a string to a file; 0 or -errno. matrix_main() restores settings. */
+int write_file(const char *name, const char *text);
+/* Read a number from a file; -errno if that is not possible. */
+long read_number(const char *name);
+
+/**
+ * matrix_main() - run the cells of a program
+ * @subject: name of the program
+ * @ops: rows
+ * @nr_ops: how many
+ * @argc: of main()
+ * @argv: of main(); -l lists the cells, -r name runs one and may be repeated
+ *
+ * Return: exit status
+ */
+int matrix_main(const char *subject, const struct operation *ops,
+		size_t nr_ops, int argc, char **argv);
+
+#endif /* _DEVEXCL_MATRIX_H */
