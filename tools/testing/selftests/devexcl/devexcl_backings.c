@@ -112,20 +112,29 @@ static const char *map_large(struct cell *cell, size_t size)
 	return NULL;
 }
 
-/* Is the folio really large? A flag of the page says so. */
-static const char *require_large(const struct cell *cell)
+/* Bits of /proc/kpageflags */
+#define KPF_COMPOUND_HEAD	(1ULL << 15)
+#define KPF_KSM			(1ULL << 21)
+
+/* The flags of the page that is mapped at @p; 0 if they cannot be read. */
+static uint64_t page_flags_of(const void *p)
 {
-	uint64_t word = pagemap_of(cell->mem.p), flags = 0;
+	uint64_t word = pagemap_of(p), flags = 0;
 	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		return skip("no /proc/kpageflags");
+		return 0;
 	if (pread(fd, &flags, sizeof(flags),
 		  (word & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
 		flags = 0;
 	close(fd);
-	/* KPF_COMPOUND_HEAD */
-	return flags & (1ULL << 15) ? NULL : skip("no large folio was to be had");
+	return flags;
+}
+
+static const char *require_large(const struct cell *cell)
+{
+	return page_flags_of(cell->mem.p) & KPF_COMPOUND_HEAD ? NULL :
+	       skip("no large folio was to be had");
 }
 
 static const char *make_thp(struct cell *cell)
@@ -208,26 +217,12 @@ static const char *make_swap_cache(struct cell *cell)
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
 
-static bool is_ksm_page(const void *p)
-{
-	uint64_t word = pagemap_of(p), flags = 0;
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return false;
-	if (pread(fd, &flags, sizeof(flags),
-		  (word & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
-		flags = 0;
-	close(fd);
-	return flags & (1ULL << 21);	/* KPF_KSM */
-}
-
 static bool all_merged(const struct mem *mem)
 {
 	size_t page;
 
 	for (page = 0; page < mem->pages; page++)
-		if (!is_ksm_page(page_of(mem, page)))
+		if (!(page_flags_of(page_of(mem, page)) & KPF_KSM))
 			return false;
 	return true;
 }
