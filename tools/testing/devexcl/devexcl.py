@@ -163,6 +163,8 @@ def cmd_list(args: argparse.Namespace) -> int:
 
 
 def cmd_shell(args: argparse.Namespace) -> int:
+	if not sys.stdin.isatty():
+		raise DevexclError('A shell needs a terminal. Tests without one: devexcl.py run')
 	session = Session(args, log_folder())
 	devexcl_tools.ensure(devexcl_tools.SHELL, session.log)
 	image = session.image()

@@ -7,6 +7,7 @@ The protocol on the channel is described at the top of init.c.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -14,11 +15,13 @@ import selectors
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 from devexcl_arch import Arch, host_arch
 from devexcl_build import Image, make_initramfs
@@ -317,4 +320,20 @@ def interactive(image: Image, accelerator: tuple[str, str]) -> int:
 		make_initramfs(image, initramfs, shell=True)
 		command = qemu_command(image, initramfs, accelerator, arch, ['devexcl.shell', 'quiet'])
 		command += ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console']
-		return subprocess.run(dies_with_us(command), check=False).returncode
+		with terminal_as_it_was():
+			return subprocess.run(dies_with_us(command), check=False).returncode
+
+
+@contextlib.contextmanager
+def terminal_as_it_was() -> Iterator[None]:
+	"""QEMU gives the terminal back as it was, but not when it is killed."""
+	if not sys.stdin.isatty():
+		yield
+		return
+	fd = sys.stdin.fileno()
+	flags, settings = fcntl.fcntl(fd, fcntl.F_GETFL), termios.tcgetattr(fd)
+	try:
+		yield
+	finally:
+		fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+		termios.tcsetattr(fd, termios.TCSADRAIN, settings)
