@@ -18,6 +18,8 @@ SLOWEST = 5
 SHOWN_LINES = 12
 # More tests of a program with one reason are told of in one line.
 ALIKE = 3
+# So many failures are repeated one by one, more by their programs.
+NAMED = 12
 RESULTS_JSON, JUNIT_XML, RAW_KTAP = 'results.json', 'junit.xml', 'raw.ktap'
 
 NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
@@ -94,7 +96,7 @@ def print_summary(results: list[Result], facts: dict, timings: Timings, folder: 
 
 def repeat_command(bad: list[Result], origin: str) -> str:
 	names = [result.name for result in bad]
-	tests = ' '.join(names) if len(names) <= 4 else ' '.join(sorted({name.split('.')[0] + '.*' for name in names}))
+	tests = ' '.join(names) if len(names) <= NAMED else ' '.join(sorted({name.split('.')[0] + '.*' for name in names}))
 	return f'make run {origin} TESTS={shlex.quote(tests)}'
 
 
