@@ -305,7 +305,7 @@ def user_source(path: Path) -> Source:
 def source_files(tree: Path) -> list[str]:
 	"""All that is source in a tree, and nothing that a build has left in it."""
 	names = _git_list(['git', '--no-optional-locks', '-c', 'safe.directory=*', '-C', str(tree),
-			   'ls-files', '-z', '--cached', '--others', '--exclude-standard'])
+			   'ls-files', '-z', '--cached', '--others', '--exclude-standard', *_repaired_rules(tree)])
 	if 'Makefile' in names and 'Kconfig' in names:
 		return names
 	if not any((tree / sign).exists() for sign in BUILT_IN_PLACE):
@@ -342,6 +342,8 @@ def _repaired_rules(tree: Path) -> list[str]:
 	patterns of the command line have the last word.
 	"""
 	rules = []
+	if not (tree / '.gitignore').is_file():
+		return rules
 	for line in (tree / '.gitignore').read_text(encoding='utf-8', errors='replace').splitlines():
 		if line == '/*':
 			return ['--exclude=!/*', *(f'--exclude={rule}' for rule in rules)]

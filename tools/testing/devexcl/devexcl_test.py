@@ -843,6 +843,17 @@ class SourceTest(TreeTest):
 				for name in ('Makefile', 'mm/memory.c', 'lib/Makefile', 'arch/x86/Makefile'):
 					self.assertTrue((copy / name).is_file(), name)
 
+	def test_untracked_file_beside_the_rules_of_debian(self) -> None:
+		tree = self.make_tree()
+		with (tree / '.gitignore').open('a', encoding='utf-8') as file:
+			file.write('/*\n!/debian/\n')
+		self.git(tree, 'init', '-q')
+		self.git(tree, 'add', '-A', '-f')
+		(tree / 'mm/new.c').write_text('', encoding='utf-8')
+		(tree / 'mm/new.o').write_text('', encoding='utf-8')
+		_, copy = self.sync(tree)
+		self.assertEqual(sorted(path.name for path in (copy / 'mm').iterdir()), ['memory.c', 'new.c'])
+
 	def test_interrupted_copy(self) -> None:
 		tree = self.make_tree()
 		real, count = devexcl_source.Copier._copy, 0
