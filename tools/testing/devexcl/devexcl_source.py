@@ -434,8 +434,12 @@ class Copier:
 		target.chmod(0o644 | looks[0] & 0o111)
 
 	def _remove(self, name: str) -> None:
-		with contextlib.suppress(FileNotFoundError):
-			(self.copy / name).unlink()
+		"""Takes folders along that are empty then: kbuild goes by the mere presence of some."""
+		path = self.copy / name
+		with contextlib.suppress(OSError):
+			path.unlink()
+			for folder in path.relative_to(self.copy).parents:
+				(self.copy / folder).rmdir()
 
 	def _read(self) -> dict:
 		try:

@@ -854,6 +854,15 @@ class SourceTest(TreeTest):
 		_, copy = self.sync(tree)
 		self.assertEqual(sorted(path.name for path in (copy / 'mm').iterdir()), ['memory.c', 'new.c'])
 
+	def test_folders_vanish_as_well(self) -> None:
+		tree = self.make_tree()
+		self.write('linux/include/config/a/b', '')
+		self.write('linux/include/other', '')
+		_, copy = self.sync(tree)
+		shutil.rmtree(tree / 'include/config')
+		self.sync(tree)
+		self.assertEqual(sorted(path.name for path in (copy / 'include').iterdir()), ['linux', 'other'])
+
 	def test_interrupted_copy(self) -> None:
 		tree = self.make_tree()
 		real, count = devexcl_source.Copier._copy, 0
