@@ -793,6 +793,8 @@ int matrix_main(const char *subject, const struct operation *ops,
 	}
 	if (argc == 2) {
 		print_cells(subject, ops, nr_ops);
+		count_cells(subject, ops, nr_ops, argc, argv);
+		print_exclusions();
 		return KSFT_PASS;
 	}
 	nr = count_cells(subject, ops, nr_ops, argc, argv);
