@@ -40,10 +40,11 @@
  * waits for the page table's lock, and every access of the device to the page
  * is made under that lock.
  *
- * Locks, outermost first: mmap_lock, folio lock, devexcl_mirror.lock,
- * devexcl_ctx.unit[], devexcl_ring.lock. The notifier takes the mirror's lock
- * with mm's locks held, perhaps in reclaim; so nobody who holds it allocates
- * memory that may wait for reclaim, touches user memory, or takes mm's locks.
+ * Locks, outermost first: devexcl_ctx.mirror_lock, mmap_lock, folio lock,
+ * devexcl_mirror_range.lock, devexcl_ctx.unit[], devexcl_ring.lock. The notifier
+ * takes the mirror's lock with mm's locks held, perhaps in reclaim; so nobody
+ * who holds it allocates memory that may wait for reclaim, touches user memory,
+ * or takes mm's locks.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -516,7 +517,8 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 
 	if (access & DEVEXCL_PTE_EXCLUSIVE) {
 		atomic64_inc(&ctx->held);
-		atomic64_inc(&ctx->count.acquired);
+		if (!(old & DEVEXCL_PTE_EXCLUSIVE))	/* kept by a broken mode */
+			atomic64_inc(&ctx->count.acquired);
 		event.type = DEVEXCL_EVENT_ACQUIRE;
 		event.exclusive = 1;
 	} else {
@@ -529,6 +531,13 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 	leaf->since[slot] = devexcl_record(ctx, &event);
 }
 
+static void devexcl_mark_dirty(const struct devexcl_ctx *ctx,
+			       struct folio *folio)
+{
+	if (!(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_DIRTY))
+		folio_mark_dirty(folio);
+}
+
 static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
 			     unsigned long *pte)
 {
@@ -537,8 +546,8 @@ static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
 
 	/* The CPU did not see our writes; tell mm before we let go. */
 	if (*pte & DEVEXCL_PTE_DIRTY &&
-	    !(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_DIRTY))
-		folio_mark_dirty(folio);
+	    (folio_test_anon(folio) || !(*pte & DEVEXCL_PTE_KEPT)))
+		devexcl_mark_dirty(ctx, folio);
 
 	if (*pte & DEVEXCL_PTE_EXCLUSIVE)
 		atomic64_dec(&ctx->held);
@@ -550,12 +559,22 @@ static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
 	*pte = 0;
 }
 
-/* A broken driver keeps the page. It must not become somebody else's. */
-static void devexcl_pte_keep(unsigned long *pte)
+/*
+ * A broken driver keeps the page. It must not become somebody else's. And if it
+ * is of a file, this is the last moment at which it may be marked dirty: what
+ * is written to it from now on is lost.
+ */
+static void devexcl_pte_keep(const struct devexcl_ctx *ctx, unsigned long *pte)
 {
+	struct page *page = devexcl_pte_page(*pte);
+
+	if (*pte & DEVEXCL_PTE_DIRTY && !PageAnon(page)) {
+		devexcl_mark_dirty(ctx, page_folio(page));
+		*pte &= ~DEVEXCL_PTE_DIRTY;
+	}
 	if (*pte & DEVEXCL_PTE_KEPT)
 		return;
-	get_page(devexcl_pte_page(*pte));
+	get_page(page);
 	*pte |= DEVEXCL_PTE_KEPT;
 }
 
@@ -585,7 +604,7 @@ static void devexcl_table_drop(struct devexcl_mirror_range *mirror,
 			if (!*pte)
 				continue;
 			if (keep) {
-				devexcl_pte_keep(pte);
+				devexcl_pte_keep(mirror->ctx, pte);
 				continue;
 			}
 			if (*pte & DEVEXCL_PTE_EXCLUSIVE)
@@ -826,13 +845,13 @@ static int devexcl_mirror_add(struct devexcl_ctx *ctx,
 	if (mt_find(&ctx->mirrors, &(unsigned long){ mirror->start },
 		    mirror->end - 1))
 		return -EEXIST;
+	mirror->id = ctx->next_id;
 	ret = mmu_interval_notifier_insert(&mirror->notifier, ctx->mm,
 					   mirror->start,
 					   mirror->end - mirror->start,
 					   &devexcl_notifier_ops);
 	if (ret)
 		return ret;
-	mirror->id = ctx->next_id;
 	ret = mtree_insert_range(&ctx->mirrors, mirror->start, mirror->end - 1,
 				 mirror, GFP_KERNEL_ACCOUNT);
 	if (ret) {
@@ -867,7 +886,7 @@ static int devexcl_ioctl_mirror(struct devexcl_ctx *ctx, void *data)
 	mirror->quiet = arg->flags & DEVEXCL_MIRROR_QUIET;
 	kref_init(&mirror->ref);
 	init_rwsem(&mirror->lock);
-	xa_init(&mirror->table);
+	xa_init_flags(&mirror->table, XA_FLAGS_ACCOUNT);
 
 	if (mutex_lock_killable(&ctx->mirror_lock)) {
 		ret = -EINTR;
@@ -1009,6 +1028,10 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 			       FOLL_WRITE | FOLL_SPLIT_PMD | FOLL_HWPOISON);
 	if (got < 0)
 		return got;
+	/* Not before: a leaf is paid for by pages that are there. */
+	ret = devexcl_table_reserve(mirror, addr, addr + got * PAGE_SIZE);
+	if (ret)
+		return ret;
 
 	seq = mmu_interval_read_begin(&mirror->notifier);
 	if (mmap_read_lock_killable(mm))
@@ -1019,6 +1042,21 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 			break;
 	}
 	mmap_read_unlock(mm);
+
+	switch (ret) {
+	case -EAGAIN:
+		if (i)	/* else our caller counts it */
+			atomic64_inc(&mirror->ctx->count.retries);
+		break;
+	case -EFAULT:
+		/* It was there. If it is gone, the next fault-in says so. */
+		ret = -EAGAIN;
+		break;
+	case -EEXIST:
+		/* Mapped, but as a PFN that has no page. */
+		ret = -EFAULT;
+		break;
+	}
 	return i ?: ret;
 }
 
@@ -1056,7 +1094,6 @@ static long devexcl_acquire(struct devexcl_mirror_range *mirror,
 	unsigned long held = devexcl_run(mirror, addr, nr, true);
 	unsigned int round;
 	long got;
-	int ret;
 
 	/* Faulting in a page that we hold would take it away from us. */
 	if (held)
@@ -1064,10 +1101,6 @@ static long devexcl_acquire(struct devexcl_mirror_range *mirror,
 	nr = devexcl_run(mirror, addr, nr, false);
 	if (!nr)	/* another thread of ours was quicker */
 		return 1;
-
-	ret = devexcl_table_reserve(mirror, addr, addr + nr * PAGE_SIZE);
-	if (ret)
-		return ret;
 
 	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
 		got = devexcl_acquire_round(mirror, addr, nr);
@@ -1461,7 +1494,7 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 			    unsigned long addr, unsigned long access)
 {
 	struct mm_struct *mm = mirror->ctx->mm;
-	unsigned long pfn;
+	unsigned long pfn = 0;	/* some of its flags are input */
 	struct hmm_range range = {
 		.notifier = &mirror->notifier,
 		.start = addr,
@@ -1480,6 +1513,9 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 			       access & DEVEXCL_PTE_WRITE ? FOLL_WRITE : 0);
 	if (got < 0)
 		return got;
+	ret = devexcl_table_reserve(mirror, addr, addr + PAGE_SIZE);
+	if (ret)
+		return ret;
 
 	range.notifier_seq = mmu_interval_read_begin(range.notifier);
 	if (mmap_read_lock_killable(mm))
@@ -1514,10 +1550,6 @@ static int devexcl_copy_page(struct devexcl_mirror_range *mirror,
 
 	if (write)
 		access |= DEVEXCL_PTE_WRITE;
-	ret = devexcl_table_reserve(mirror, addr, addr + len);
-	if (ret)
-		return ret;
-
 	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
 		unsigned long *pte;
 
@@ -1597,6 +1629,7 @@ static int devexcl_ioctl_copy(struct devexcl_ctx *ctx, void *data)
 					arg->flags & DEVEXCL_COPY_WRITE);
 		if (!ret)
 			arg->copied += len;
+		cond_resched();
 	}
 	if (ret)
 		devexcl_count_error(ctx, ret);

@@ -12,10 +12,11 @@
  *	__u32 flags;	DEVEXCL_<IOCTL>_*, unknown bits are -EINVAL
  *
  * A structure that is larger than the kernel's is accepted if the surplus is
- * zero. Reserved fields must be zero. Output fields are written also when the
- * call fails half way, so that progress is never lost: like read(2), a call
- * that did part of its work returns 0 and says how much, and the next call,
- * which begins where this one stopped, returns the error.
+ * zero, and the whole no larger than a page. Reserved fields must be zero.
+ * Output fields are written also when the call fails half way, so that progress
+ * is never lost: like read(2), a call that did part of its work returns 0 and
+ * says how much, and the next call, which begins where this one stopped,
+ * returns the error.
  *
  * Errors that every ioctl can return:
  *
@@ -62,10 +63,11 @@
  * enum devexcl_cause - why an MMU notifier was called
  * @DEVEXCL_CAUSE_UNMAP: munmap(), mremap(), or a new mapping over an old one
  * @DEVEXCL_CAUSE_CLEAR: the entry is cleared or replaced: madvise(), COW,
- *	reclaim, migration, fork, and from Linux 6.15 on a CPU fault on a
+ *	reclaim, migration, KSM, and from Linux 6.15 on a CPU fault on a
  *	device-exclusive entry
  * @DEVEXCL_CAUSE_PROTECTION_VMA: mprotect() and relatives
- * @DEVEXCL_CAUSE_PROTECTION_PAGE: protection of single pages: fork, KSM
+ * @DEVEXCL_CAUSE_PROTECTION_PAGE: protection of single pages: fork,
+ *	writeback
  * @DEVEXCL_CAUSE_SOFT_DIRTY: soft-dirty bits are being cleared
  * @DEVEXCL_CAUSE_RELEASE: the address space goes away
  * @DEVEXCL_CAUSE_MIGRATE: migration to device memory
@@ -451,7 +453,7 @@ struct devexcl_stats {
  * kernel stays safe: a page that the device should have let go, and has not,
  * stays referenced until it does.
  */
-/* Do not check the sequence before a mapping is installed. */
+/* Do not check the sequence before ACQUIRE installs a mapping. */
 #define DEVEXCL_BROKEN_NO_RETRY			(1U << 0)
 /* Take the own MMU_NOTIFY_EXCLUSIVE for somebody else's. */
 #define DEVEXCL_BROKEN_NO_OWNER_FILTER		(1U << 1)
