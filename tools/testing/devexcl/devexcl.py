@@ -86,7 +86,7 @@ class Session:
 
 
 def results_folder(args: argparse.Namespace, what: str) -> Path:
-	"""A new folder results/<time>-<what>, and results/latest that points to it."""
+	"""A new folder results/<time>-<what>."""
 	base = Path(args.results or REPO / 'results').absolute()
 	stem = file_name(f'{time.strftime("%Y%m%d-%H%M%S")}-{what}')
 	for number in itertools.count(1):
@@ -96,10 +96,14 @@ def results_folder(args: argparse.Namespace, what: str) -> Path:
 			break
 		except FileExistsError:
 			continue
-	link = base / f'.latest-{os.getpid()}'
-	link.symlink_to(folder.name)
-	link.replace(base / 'latest')
 	return folder
+
+
+def make_latest(folder: Path) -> None:
+	"""Has results/latest point to a folder: one with results in it, not one that never got so far."""
+	link = folder.parent / f'.latest-{os.getpid()}'
+	link.symlink_to(folder.name)
+	link.replace(folder.parent / 'latest')
 
 
 def log_folder() -> Path:
@@ -182,6 +186,7 @@ def cmd_run(args: argparse.Namespace) -> int:
 	suffix = ('-builtin' if args.builtin else '') + ('-debug' if args.debug else '')
 	session = Session(args, results_folder(args, ('ksrc' if args.ksrc else args.kernel) + suffix))
 	results, interrupted = run_tests(session, session.image())
+	make_latest(session.folder)
 	return INTERRUPTED if interrupted else exit_code(results)
 
 

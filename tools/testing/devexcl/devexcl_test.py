@@ -1066,6 +1066,9 @@ class CacheTest(QuietTest):
 		args = mock.Mock(results=str(self.folder / 'results'))
 		first, second = devexcl.results_folder(args, 'x'), devexcl.results_folder(args, 'x')
 		self.assertNotEqual(first, second)
+		devexcl.make_latest(first)
+		self.assertEqual((self.folder / 'results/latest').resolve(), first.resolve())
+		devexcl.make_latest(second)
 		self.assertEqual((self.folder / 'results/latest').resolve(), second.resolve())
 
 
