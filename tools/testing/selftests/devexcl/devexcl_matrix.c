@@ -74,20 +74,6 @@ static const char *claim(const char *wrong)
 	return wrong ? fail("%s", wrong) : NULL;
 }
 
-int write_file(const char *name, const char *text)
-{
-	ssize_t length = strlen(text);
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-	int ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, length) != length)
-		ret = -errno;
-	close(fd);
-	return ret;
-}
-
 long read_number(const char *name)
 {
 	FILE *f = fopen(name, "re");

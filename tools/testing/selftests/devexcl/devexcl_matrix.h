@@ -240,8 +240,6 @@ const char *act_madvise_if_known(struct cell *cell);
 #define DEVICE_LOSES_AS_BY_FAULT					\
 	{ TAKEN, CAUSE_FAULT, ENTRY_IS(PRESENT), DATA_KEPT }
 
-/* Write a string to a file; 0 or -errno. matrix_main() restores settings. */
-int write_file(const char *name, const char *text);
 /* Read a number from a file; -errno if that is not possible. */
 long read_number(const char *name);
 

@@ -23,6 +23,20 @@ static char wrong[256];
 #define say_wrong(...)							\
 	(snprintf(wrong, sizeof(wrong), __VA_ARGS__), (const char *)wrong)
 
+int write_file(const char *name, const char *text)
+{
+	ssize_t length = strlen(text);
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, length) != length)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
 size_t page_size(void)
 {
 	static size_t size;
@@ -561,18 +575,12 @@ bool clear_soft_dirty(void)
 {
 	static bool supported;
 	volatile char page_on_stack = 1;
-	int fd, ret;
 
 	/* Whether bits are there has to be seen before they are cleared. */
 	if (!supported)
 		supported = pagemap_of((void *)&page_on_stack) &
 			    PAGEMAP_SOFT_DIRTY;
-	fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	ret = write(fd, "4", 1);
-	close(fd);
-	return supported && ret == 1;
+	return !write_file("/proc/self/clear_refs", "4") && supported;
 }
 
 const char *check_soft_dirty(const struct mem *mem, size_t first, size_t pages,
@@ -644,18 +652,6 @@ long mapcount_of(const void *p)
 	return ret == sizeof(count) ? (long)count : -EIO;
 }
 
-/* Write a byte to a file that does something when it is written to. */
-static void trigger(const char *name)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (write(fd, "1", 1) != 1)
-		perror(name);
-	close(fd);
-}
-
 void drain_lru_batches(void)
 {
 	int node = 0, status;
@@ -664,12 +660,12 @@ void drain_lru_batches(void)
 	/* Whoever migrates pages, if only none, drains them first. */
 	if (syscall(SYS_move_pages, 0, 1UL, &nothing, &node, &status,
 		    MPOL_MF_MOVE) < 0)
-		trigger("/proc/sys/vm/drop_caches");
+		write_file("/proc/sys/vm/drop_caches", "1");
 }
 
 void defragment_memory(void)
 {
-	trigger("/proc/sys/vm/compact_memory");
+	write_file("/proc/sys/vm/compact_memory", "1");
 }
 
 static const char *check_page_references(struct dev *dev,

@@ -55,6 +55,9 @@ struct mem {
 	size_t size;
 };
 
+/* Write a string to a file, in one piece; 0 or -errno. */
+int write_file(const char *name, const char *text);
+
 /* Bytes of a page, and of a transparent huge page (0 if there are none). */
 size_t page_size(void);
 size_t thp_size(void);

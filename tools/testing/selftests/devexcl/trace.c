@@ -16,26 +16,13 @@ FIXTURE(trace) {
 	char text[65536];
 };
 
-static int write_text(const char *name, const char *text)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-	int ret = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, strlen(text)) < 0)
-		ret = -errno;
-	close(fd);
-	return ret;
-}
-
 FIXTURE_SETUP(trace)
 {
 	setup_device(_metadata, &self->dev, 0);
 	if (mkdir(INSTANCE, 0700) && errno != EEXIST)
 		SKIP_SETUP("no " TRACEFS ": %s", strerror(errno));
 	setup_mirrored(_metadata, &self->dev, &self->mem, 2);
-	ASSERT_EQ(0, write_text(INSTANCE "/events/devexcl/enable", "1"));
+	ASSERT_EQ(0, write_file(INSTANCE "/events/devexcl/enable", "1"));
 }
 
 FIXTURE_TEARDOWN(trace)
