@@ -42,6 +42,7 @@ KERNEL_CMDLINE = (
 	'panic=-1',		# with -no-reboot: a panic ends QEMU
 	'printk.devkmsg=on',	# our markers are never dropped
 	'loglevel=7',
+	'movablecore=512M',	# memory that can be taken offline
 )
 
 ANSI = re.compile(r'\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])')
