@@ -135,6 +135,21 @@ TEST_F(fault, after_release)
 	expect_data_and_references(self);
 }
 
+/*
+ * A driver that tells its own conversions by their cause must not mistake a
+ * page that it loses for one that it gets.
+ */
+TEST_F(fault, told_apart_from_conversion)
+{
+	struct taken taken;
+
+	READ_MEM(word_of(&self->mem, TARGET));
+	ASSERT_EQ(0, dev_taken(&self->dev, &taken));
+	EXPECT_EQ(1, taken.exclusive);
+	EXPECT_EQ(0, taken.causes & CAUSE(EXCLUSIVE));
+	expect_data_and_references(self);
+}
+
 /* Two faults on the same page are one restore. */
 TEST_F(fault, touched_twice)
 {

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Large folios: a device can have any page of one, and gets no more than that
+ *
+ * What the rest of mm does to such pages is a matter of the matrix.
+ */
+#include "devexcl_test.h"
+
+#ifndef MADV_HUGEPAGE
+#define MADV_HUGEPAGE	14
+#endif
+
+#define TRIES	10
+
+FIXTURE(large) {
+	struct dev dev;
+	struct dev other;
+	struct mem mem;
+	size_t last;		/* the last page of the folio */
+};
+
+/* A range as large and as aligned as a huge page. */
+static int map_aligned(struct mem *mem, size_t size)
+{
+	char *p = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *start;
+
+	if (p == MAP_FAILED)
+		return -errno;
+	start = (char *)(((uintptr_t)p + size - 1) & ~(size - 1));
+	if (start > p)
+		munmap(p, start - p);
+	if (start < p + size)
+		munmap(start + size, p + size - start);
+	*mem = (struct mem){ .p = start, .pages = size / page_size(),
+			     .size = size };
+	return 0;
+}
+
+/*
+ * Fill the memory until it is one huge page; what is free may have to be
+ * compacted first.
+ */
+static bool fill_huge(const struct mem *mem)
+{
+	int tries;
+
+	for (tries = 0; tries < TRIES; tries++) {
+		fill_mem(mem);
+		if (smaps_kb(mem, "AnonHugePages") > 0)
+			return true;
+		madvise(mem->p, mem->size, MADV_DONTNEED);
+		defragment_memory();
+	}
+	return false;
+}
+
+FIXTURE_SETUP(large)
+{
+	if (!thp_size())
+		SKIP_SETUP("no transparent huge pages");
+	setup_device(_metadata, &self->dev, 0);
+	setup_device(_metadata, &self->other, 1);
+	ASSERT_EQ(0, map_aligned(&self->mem, thp_size()));
+	ASSERT_EQ(0, madvise(self->mem.p, self->mem.size, MADV_HUGEPAGE));
+	if (!fill_huge(&self->mem))
+		SKIP_SETUP("no huge page was to be had");
+	self->last = self->mem.pages - 1;
+	ASSERT_EQ(0, dev_mirror(&self->dev, self->mem.p, self->mem.size));
+	ASSERT_EQ(0, dev_mirror(&self->other, self->mem.p, self->mem.size));
+	dev_forget_events(&self->dev);
+	dev_forget_events(&self->other);
+}
+
+FIXTURE_TEARDOWN(large)
+{
+	mem_unmap(&self->mem);
+	dev_close(&self->other);
+	dev_close(&self->dev);
+}
+
+/* The device has this page, and the CPU still has all others. */
+static const char *check_only(struct dev *dev, const struct mem *mem,
+			      size_t page)
+{
+	return check_held(dev, mem, page, 1, true) ?:
+	       check_entries(mem, page, 1, ENTRY_EXCLUSIVE) ?:
+	       check_entries(mem, 0, page, ENTRY_PRESENT) ?:
+	       check_entries(mem, page + 1, mem->pages - page - 1,
+			     ENTRY_PRESENT);
+}
+
+/* The order of the folio that the device has a page of, or -errno. */
+static int order_of(struct dev *dev, const struct mem *mem, size_t page)
+{
+	struct devexcl_page info;
+	int ret = dev_query(dev, page_of(mem, page), 1, &info);
+
+	return ret ?: info.order;
+}
+
+FIXTURE_VARIANT(large) {
+	unsigned int hundredths;	/* of the folio before the page */
+};
+
+FIXTURE_VARIANT_ADD(large, first) { .hundredths = 0 };
+FIXTURE_VARIANT_ADD(large, middle) { .hundredths = 50 };
+FIXTURE_VARIANT_ADD(large, last) { .hundredths = 100 };
+
+#define page_of_variant(self, variant)	\
+	((self)->last * (variant)->hundredths / 100)
+
+/* The device asks for one page; the CPU keeps those around it. */
+TEST_F(large, only_that_page)
+{
+	size_t page = page_of_variant(self, variant);
+
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, page)));
+	expect_claim(check_only(&self->dev, &self->mem, page));
+	expect_data(&self->mem, 0, self->mem.pages);
+	expect_entries(&self->mem, page, 1, ENTRY_PRESENT);
+}
+
+/* The huge page is mapped page by page then, but stays one folio. */
+TEST_F(large, folio_stays)
+{
+	size_t page = page_of_variant(self, variant);
+
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, page)));
+	EXPECT_EQ(0, smaps_kb(&self->mem, "AnonHugePages"));
+	EXPECT_EQ(1UL << order_of(&self->dev, &self->mem, page),
+		  self->mem.pages);
+}
+
+/* Others hear that one page is converted, not of the folio around it. */
+TEST_F(large, other_device_keeps)
+{
+	size_t page = page_of_variant(self, variant);
+	size_t theirs = page ? page - 1 : page + 1;
+
+	ASSERT_EQ(0, dev_acquire_one(&self->other,
+				     page_of(&self->mem, theirs)));
+	dev_forget_events(&self->other);
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, page)));
+	expect_held(&self->other, &self->mem, theirs, 1);
+	expect_held(&self->dev, &self->mem, page, 1);
+	expect_nothing_taken(&self->other, &self->mem);
+}
+
+/* The CPU takes its page back; the device keeps the one beside it. */
+TEST_F(large, cpu_takes_one)
+{
+	size_t page = page_of_variant(self, variant);
+	size_t beside = page ? page - 1 : page + 1;
+
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, page)));
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, beside)));
+	dev_forget_events(&self->dev);
+	EXPECT_EQ(pattern_of(&self->mem, page),
+		  READ_MEM(word_of(&self->mem, page)));
+	expect_taken(&self->dev, &self->mem, page, 1,
+		     cause_of_fault(&self->dev));
+	expect_held(&self->dev, &self->mem, beside, 1);
+}
+
+/* One call for pages in the middle of a folio, and for all of it. */
+TEST_F(large, range)
+{
+	size_t page = page_of_variant(self, variant);
+	size_t nr = 8;
+
+	if (page + nr > self->mem.pages)
+		page = self->mem.pages - nr;
+	EXPECT_EQ(nr, dev_acquire(&self->dev, page_of(&self->mem, page), nr));
+	expect_held(&self->dev, &self->mem, page, nr);
+	EXPECT_EQ(self->mem.pages, dev_acquire(&self->dev, self->mem.p,
+					       self->mem.pages));
+	expect_held(&self->dev, &self->mem, 0, self->mem.pages);
+	expect_data(&self->mem, 0, self->mem.pages);
+}
+
+TEST_HARNESS_MAIN
