@@ -355,7 +355,7 @@ static const char *make_shmem(struct cell *cell)
 
 /* Migration */
 
-static void move_for_ever(pid_t pid, void *p)
+static void move_for_ever(pid_t pid, void *p, unsigned long *rounds)
 {
 	int node = 0, status;
 
@@ -363,6 +363,7 @@ static void move_for_ever(pid_t pid, void *p)
 	for (;;) {
 		node = !node;
 		syscall(SYS_move_pages, pid, 1UL, &p, &node, &status, 2);
+		__atomic_fetch_add(rounds, 1, __ATOMIC_SEQ_CST);
 	}
 }
 
@@ -378,9 +379,13 @@ static const char *make_migrating(struct cell *cell)
 	p = target(cell);
 	if (syscall(SYS_move_pages, 0, 1UL, &p, &node, &status, 2) || status != 1)
 		return skip("pages cannot be moved to a second node");
+	cell->rounds = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (cell->rounds == MAP_FAILED)
+		return must("mmap", -1);
 	cell->child = fork();
 	if (!cell->child)
-		move_for_ever(self, p);
+		move_for_ever(self, p, cell->rounds);
 	return must("fork", cell->child);
 }
 

@@ -3,6 +3,7 @@
  * The matrix: cells are made, run and judged here; see devexcl_matrix.h
  */
 #include <glob.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -193,8 +194,12 @@ static const char *device_writes(struct cell *cell, size_t page)
 {
 	uint64_t *word = word_of(&cell->mem, page) + DEVICE_WORD;
 
-	TRY(must("atomic operation",
-		 dev_add(&cell->dev, word, DEVICE_ADDS, NULL)));
+	int ret = dev_add(&cell->dev, word, DEVICE_ADDS, NULL);
+
+	/* A page that moves may be gone already. */
+	if (ret == -EACCES && cell->rounds)
+		return NULL;
+	TRY(must("atomic operation", ret));
 	cell->held[page]++;
 	return NULL;
 }
@@ -214,6 +219,26 @@ static const char *acquire_page(struct cell *cell, size_t page)
 	return must("acquire", ret) ?: device_writes(cell, page);
 }
 
+/*
+ * A page that is moved may have been taken for that before it was acquired,
+ * and be unmapped afterwards. What the device still has when the next move was
+ * tried, it keeps: an exclusive entry is nothing that move_pages() looks at.
+ */
+static const char *acquire_moving_page(struct cell *cell, size_t page)
+{
+	unsigned long rounds;
+
+	while (cell->held[page] < UCHAR_MAX) {
+		TRY(acquire_page(cell, page));
+		rounds = READ_MEM(cell->rounds);
+		while (READ_MEM(cell->rounds) - rounds < 2)
+			sched_yield();
+		if (!check_held(&cell->dev, &cell->mem, page, 1, true))
+			return NULL;
+	}
+	return fail("the device never gets page %zu for good", page);
+}
+
 static const char *acquire_cell(struct cell *cell)
 {
 	size_t page, held = 0;
@@ -221,7 +246,10 @@ static const char *acquire_cell(struct cell *cell)
 	for (page = 0; page < cell->mem.pages; page++) {
 		if (!wants_page(cell, page))
 			continue;
-		TRY(acquire_page(cell, page));
+		if (cell->rounds && in_target(cell, page))
+			TRY(acquire_moving_page(cell, page));
+		else
+			TRY(acquire_page(cell, page));
 		held += !!cell->held[page];
 	}
 	if (!held && cell->hold != HOLD_NOTHING)
@@ -264,10 +292,11 @@ static struct expect expect_of(const struct cell *cell)
 
 /*
  * The device holds what it should, and whatever it holds the CPU does not
- * have. Return through @taken how many pages it has lost.
+ * have. Return through @lost how many pages it has lost.
  */
 static const char *check_ownership(struct cell *cell,
-				   const struct expect *expect, uint64_t *lost)
+				   const struct expect *expect,
+				   const struct taken *taken, uint64_t *lost)
 {
 	size_t page;
 
@@ -285,11 +314,13 @@ static const char *check_ownership(struct cell *cell,
 			return fail("the device holds page %zu, but its entry is %s",
 				    page, entry_name(entry));
 		if (!target && !holds && !expect->neighbours_too)
-			return fail("page %zu, a neighbour, was taken", page);
+			return fail("page %zu, a neighbour, was taken (causes %#x)",
+				    page, taken->causes);
 		if (target && holds && expect->taken == TAKEN)
 			return fail("page %zu was not taken", page);
 		if (target && !holds && expect->taken == NOT_TAKEN)
-			return fail("page %zu was taken", page);
+			return fail("page %zu was taken (causes %#x)", page,
+				    taken->causes);
 		if (target && !(expect->entries & (1U << entry)))
 			return fail("entry of page %zu is %s", page,
 				    entry_name(entry));
@@ -297,21 +328,18 @@ static const char *check_ownership(struct cell *cell,
 	return NULL;
 }
 
-static const char *check_events(struct cell *cell,
-				const struct expect *expect, uint64_t lost)
+static const char *check_events(const struct expect *expect,
+				const struct taken *taken, uint64_t lost)
 {
-	struct taken taken;
-
-	TRY(must("event stream", dev_taken(&cell->dev, &taken)));
-	if (taken.lost)
+	if (taken->lost)
 		return fail("event records are missing");
-	if (taken.exclusive != lost)
+	if (taken->exclusive != lost)
 		return fail("the device was told of %llu pages (causes %#x), but lost %llu",
-			    (unsigned long long)taken.exclusive, taken.causes,
+			    (unsigned long long)taken->exclusive, taken->causes,
 			    (unsigned long long)lost);
-	if (taken.causes & ~expect->causes)
+	if (taken->causes & ~expect->causes)
 		return fail("pages were taken for causes %#x, expected %#x",
-			    taken.causes, expect->causes);
+			    taken->causes, expect->causes);
 	return NULL;
 }
 
@@ -430,6 +458,7 @@ static const char *run_cell(struct cell *cell)
 {
 	const struct operation *op = cell->op;
 	struct expect expect;
+	struct taken taken;
 	uint64_t lost;
 
 	TRY(cell->backing->make(cell));
@@ -446,8 +475,9 @@ static const char *run_cell(struct cell *cell)
 	TRY(op->act(cell));
 
 	expect = expect_of(cell);
-	TRY(check_ownership(cell, &expect, &lost));
-	TRY(check_events(cell, &expect, lost));
+	TRY(must("event stream", dev_taken(&cell->dev, &taken)));
+	TRY(check_ownership(cell, &expect, &taken, &lost));
+	TRY(check_events(&expect, &taken, lost));
 	TRY(check_contents(cell, &expect));
 	if (op->finish)
 		TRY(op->finish(cell));
@@ -694,9 +724,11 @@ static void print_exclusions(void)
 
 /* Settings of the machine that cells may change. */
 static const char * const settings[] = {
+	"/proc/sys/vm/compaction_proactiveness",
 	"/sys/kernel/mm/transparent_hugepage/enabled",
 	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_swap",
+	"/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
 	"/sys/kernel/mm/ksm/run",
 	"/sys/kernel/mm/ksm/pages_to_scan",
 	"/sys/kernel/mm/ksm/sleep_millisecs",
@@ -750,6 +782,14 @@ static void restore_settings(void)
 
 	for (i = 0; i < ARRAY_SIZE(saved) && saved[i].name; i++)
 		write_file(saved[i].name, saved[i].value);
+}
+
+/* Nobody shall move or merge pages but those whom a cell asks to. */
+static void keep_the_kernel_calm(void)
+{
+	write_file("/proc/sys/vm/compaction_proactiveness", "0");
+	write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
+		   "3600000");
 }
 
 static bool valid_arguments(int argc, char **argv)
@@ -806,6 +846,7 @@ int matrix_main(const char *subject, const struct operation *ops,
 
 	avoid_numa_balancing();
 	save_settings();
+	keep_the_kernel_calm();
 	ksft_set_plan(nr);
 	run_cells(subject, ops, nr_ops, argc, argv);
 	restore_settings();

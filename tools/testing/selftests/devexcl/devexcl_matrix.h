@@ -188,6 +188,7 @@ enum hold {
  * @moved_to: where the operation moved the target
  * @fd: of the file, for a backing of a file; else -1
  * @child: a process that the backing made; ended with the cell
+ * @rounds: how often @child has moved the target; NULL if it does not
  * @private: the operation's own
  */
 struct cell {
@@ -203,6 +204,7 @@ struct cell {
 	char *moved_to;
 	int fd;
 	pid_t child;
+	unsigned long *rounds;
 	void *private;
 };
 
