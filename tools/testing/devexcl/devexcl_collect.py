@@ -9,6 +9,7 @@ and made again.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -17,7 +18,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 import devexcl_batch
 import devexcl_ktap
@@ -226,38 +227,35 @@ class Collector:
 	def _power_off(self, guest: Guest) -> None:
 		self.attempts[-1].console += guest.power_off()
 
-	def _boot(self) -> Guest:
+	@contextlib.contextmanager
+	def _boot(self) -> Iterator[Guest]:
 		"""A guest that is ready; a second try if the first one fails."""
 		for last_try in (False, True):
 			self.boots += 1
 			start = time.monotonic()
-			guest = Guest(self.image, accelerator=self.accelerator, cmdline=self.cmdline,
-				      console_log=self.folder / f'console-{self.boots}.log')
-			guest.__enter__()
-			try:
-				console = guest.wait_until_ready()
-			except BootFailed as err:
-				guest.__exit__(None, None, None)
-				if last_try:
-					raise
-				terminal.warn(f'boot {self.boots} failed, trying once more: {str(err).splitlines()[0]}')
-				continue
-			except BaseException:
-				guest.__exit__(None, None, None)
-				raise
-			break
-		self.boot_seconds += time.monotonic() - start
+			with Guest(self.image, accelerator=self.accelerator, cmdline=self.cmdline,
+				   console_log=self.folder / f'console-{self.boots}.log') as guest:
+				try:
+					console = guest.wait_until_ready()
+				except BootFailed as err:
+					if last_try:
+						raise
+					terminal.warn(f'boot {self.boots} failed, trying once more: {str(err).splitlines()[0]}')
+					continue
+				self._booted(guest, console, time.monotonic() - start)
+				yield guest
+				return
+
+	def _booted(self, guest: Guest, console: list[str], spent: float) -> None:
+		self.boot_seconds += spent
 		self.release = guest.hello.split(' ', 1)[0]
 		self._check_modules(guest, console)
 		self.attempts.append(Attempt('kernel', 'kernel.boot', self.boots, console=console, how='exit',
-					     output=['ok 1 boot'], notes=[guest.hello],
-					     seconds=time.monotonic() - start))
-		return guest
+					     output=['ok 1 boot'], notes=[guest.hello], seconds=spent))
 
 	def _check_modules(self, guest: Guest, console: list[str]) -> None:
 		state = guest.hello.partition('modules=')[2]
 		if state not in ('loaded', 'builtin'):
-			guest.__exit__(None, None, None)
 			raise DevexclError(f'The module could not be loaded: {state}\n'
 					   + '\n'.join('    ' + line for line in console[-10:]))
 

@@ -304,12 +304,14 @@ class FakeGuest:
 		self.script = script
 		self.events: list[Event] = []
 		self.hello = '6.12.1 cpus=2 modules=builtin'
-		self.killed = self.off = False
+		self.killed = self.off = self.entered = False
 		self.cells = script.get('cells', [])
 		self.batches = script.setdefault('batches', [])
 		self.clock = 1.0
 
 	def __enter__(self) -> 'FakeGuest':
+		assert not self.entered, 'that would be a second QEMU'
+		self.entered = True
 		return self
 
 	def __exit__(self, *exc) -> None:
