@@ -121,6 +121,15 @@ static uint64_t model_word(const struct cell *cell, size_t page, size_t word)
 	return pattern_word(page, word);
 }
 
+uint64_t expected_word(const struct cell *cell, size_t page, size_t word)
+{
+	uint64_t value = model_word(cell, page, word);
+
+	if (word == DEVICE_WORD)
+		value += cell->held[page] * DEVICE_ADDS;
+	return value;
+}
+
 /* What a fresh mapping of the target would show. */
 static uint64_t fresh_word(const struct cell *cell, size_t page, size_t word)
 {
@@ -156,11 +165,9 @@ static const char *check_page(const struct cell *cell, size_t page,
 
 	for (i = 0; i < nr; i++) {
 		uint64_t want = fresh ? fresh_word(cell, page, i) :
-				model_word(cell, page, i);
+				expected_word(cell, page, i);
 		uint64_t is = READ_MEM(&words[i]);
 
-		if (!fresh && i == DEVICE_WORD && cell->held[page])
-			want += cell->held[page] * DEVICE_ADDS;
 		if (is != want)
 			return fail("page %zu word %zu is %#llx, expected %#llx%s",
 				    page, i, (unsigned long long)is,
@@ -727,7 +734,9 @@ static const char * const settings[] = {
 	"/proc/sys/vm/compaction_proactiveness",
 	"/sys/kernel/mm/transparent_hugepage/enabled",
 	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",
+	"/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_swap",
+	"/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
 	"/sys/kernel/mm/ksm/run",
 	"/sys/kernel/mm/ksm/pages_to_scan",

@@ -219,6 +219,9 @@ static inline size_t target_size(const struct cell *cell)
 	return cell->pages * page_size();
 }
 
+/* What the memory holds: what it did at first, and what the device added. */
+uint64_t expected_word(const struct cell *cell, size_t page, size_t word);
+
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
 /* madvise(target, @arg) */
