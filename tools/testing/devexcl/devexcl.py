@@ -25,12 +25,14 @@ from typing import Optional
 import devexcl_build
 import devexcl_check
 import devexcl_judge
+import devexcl_known
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
 import devexcl_tools
+from devexcl_attempt import Attempt, read_record
 from devexcl_build import Image, Variant
-from devexcl_collect import Attempt, Collector, Limits
+from devexcl_collect import Collector, Limits
 from devexcl_overlay import Overlay
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
 			  seconds, terminal)
@@ -193,9 +195,9 @@ def cmd_run(args: argparse.Namespace) -> int:
 def cmd_judge(args: argparse.Namespace) -> int:
 	"""The verdicts of a recorded run, made again."""
 	folder = Path(args.folder)
-	attempts = devexcl_judge.read_record(folder)
+	attempts = read_record(folder)
 	facts = json.loads((folder / devexcl_report.RESULTS_JSON).read_text(encoding='utf-8'))
-	results = devexcl_judge.judge(attempts, known_bugs(args), facts['release'])
+	results = devexcl_judge.judge(attempts, known_bugs(args), facts['release'], facts.get('complete', False))
 	timings = Timings()
 	timings.spent = facts.pop('times')
 	devexcl_report.print_summary(results, facts, timings, folder)
@@ -245,8 +247,8 @@ def check_kernel(args: argparse.Namespace, kernel: str, folder: Path, table: dev
 			table.add(devexcl_check.failed_row(name, err))
 
 
-def known_bugs(args: argparse.Namespace) -> list[devexcl_judge.KnownBug]:
-	return devexcl_judge.read_known_bugs() if args.known else []
+def known_bugs(args: argparse.Namespace) -> list[devexcl_known.KnownBug]:
+	return devexcl_known.read_known_bugs() if args.known else []
 
 
 def exit_code(results: list[devexcl_judge.Result]) -> int:
@@ -257,7 +259,8 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 	"""Boots, collects, judges and reports; the results, and whether that was interrupted."""
 	bugs = known_bugs(session.args)
 	progress = Progress(bugs)
-	collector = session.collector(image, progress=progress.started, finished=progress.finished)
+	collector = session.collector(image, progress=progress.started, finished=progress.finished,
+				      expected=lambda *test: devexcl_known.find(bugs, *test) is not None)
 	interrupted = False
 	start = time.monotonic()
 	try:
@@ -275,9 +278,9 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
 		'toolchain': image.manifest['toolchain'], 'interrupted': interrupted,
-		'excluded': collector.excluded,
+		'complete': collector.complete, 'excluded': collector.excluded,
 	}
-	results = devexcl_judge.judge(collector.attempts, bugs, collector.release)
+	results = devexcl_judge.judge(collector.attempts, bugs, collector.release, collector.complete)
 	devexcl_report.write_all(results, facts, session.timings, session.folder)
 	devexcl_report.print_summary(results, facts, session.timings, session.folder)
 	return results, interrupted
@@ -286,7 +289,7 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 class Progress:
 	"""Shows how far the tests are."""
 
-	def __init__(self, bugs: list[devexcl_judge.KnownBug]) -> None:
+	def __init__(self, bugs: list[devexcl_known.KnownBug]) -> None:
 		self.bugs = bugs
 		self.start = time.monotonic()
 		self.results: dict[str, devexcl_judge.Result] = {}

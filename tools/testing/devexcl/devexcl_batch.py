@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Iterable, Optional
+from typing import Iterable, Optional
 
 import devexcl_ktap
 import devexcl_splat
-
-if TYPE_CHECKING:
-	from devexcl_collect import Attempt
+from devexcl_attempt import Attempt
 
 # So many cells at once: what is lost with a crash is little, and so is the cost of a start.
 CELLS_AT_ONCE = 100

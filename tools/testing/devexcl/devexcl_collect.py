@@ -16,52 +16,23 @@ import fnmatch
 import itertools
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Optional, Sequence
 
 import devexcl_batch
 import devexcl_ktap
 import devexcl_splat
+from devexcl_attempt import CRASH, HANG, RECORD, Attempt, full_name
 from devexcl_build import Image
 from devexcl_host import DevexclError, terminal
 from devexcl_qemu import BootFailed, Event, Guest, unescape
-
-RECORD = 'record.jsonl'
 
 TEST_SECONDS = 60
 PROGRAM_SECONDS = 600
 LIST_SECONDS = 30
 # Past its limit the guest itself ends a test, and may take that long for it.
 GRACE_SECONDS = 30
-
-# The outcome of an attempt that the guest did not live to tell.
-CRASH, HANG = 'crash', 'hang'
-
-
-@dataclass
-class Attempt:
-	"""One program run once, and all that is known about it."""
-
-	program: str
-	test: str			# its full name; '' when the program is run as a whole
-	boot: int
-	output: list[str] = field(default_factory=list)
-	notes: list[str] = field(default_factory=list)
-	faults: list[str] = field(default_factory=list)
-	console: list[str] = field(default_factory=list)
-	how: str = ''			# exit, signal, timeout, stuck; crash, hang
-	code: int = 0
-	seconds: float = 0.0
-
-	@property
-	def name(self) -> str:
-		return self.test or self.program
-
-	@property
-	def lost(self) -> bool:
-		"""The guest is not to be used any more."""
-		return self.how in (CRASH, HANG, 'stuck')
 
 
 @dataclass(frozen=True)
@@ -105,11 +76,6 @@ LAST_JOBS = (Job('module', 'module.unload', ('@unload',)),
 	     Job('module', 'module.reload', ('@load',)))
 
 
-def full_name(program: str, name: str) -> str:
-	"""A test's name anywhere: it begins with its program."""
-	return name if name.startswith(program + '.') else f'{program}.{name}'
-
-
 def matches(pattern: str, job: Job) -> bool:
 	"""A TESTS= glob is held against the program, the test, and the test without its program."""
 	names = {job.name, job.program}
@@ -138,6 +104,7 @@ class Collector:
 		     patterns: list[str], cmdline: tuple[str, ...] = (),
 		     progress: Callable[['Collector', str], None] = lambda collector, name: None,
 		     finished: Callable[[Attempt], None] = lambda attempt: None,
+		     expected: Callable[[str, str], bool] = lambda name, release: False,
 		     needs_fresh_boot: Callable[[Attempt], bool] = lambda attempt: bool(
 			     devexcl_splat.splats(attempt.console))) -> None:
 		self.image = image
@@ -148,6 +115,7 @@ class Collector:
 		self.cmdline = cmdline
 		self.progress = progress
 		self.finished = finished
+		self.expected = expected
 		self.needs_fresh_boot = needs_fresh_boot
 		self.attempts: list[Attempt] = []
 		self.boots = 0
@@ -155,6 +123,7 @@ class Collector:
 		self.total = 0
 		self.done = 0
 		self.position = 0
+		self.complete = False		# has every test there is been run?
 		self.excluded: dict[str, dict[str, int]] = {}
 		self.release = ''
 		self.spent: dict[str, float] = collections.defaultdict(float)
@@ -184,6 +153,7 @@ class Collector:
 							queue = collections.deque(self._select(self._plan(guest)))
 							self.total = len(queue)
 						self._serve(guest, queue)
+				self.complete = not self.patterns
 			finally:
 				self._write_down(len(self.attempts))
 		return self.attempts
@@ -213,7 +183,7 @@ class Collector:
 
 	def _account(self, attempt: Attempt, job: Job, queue: collections.deque) -> None:
 		queue.remove(job)
-		if attempt.how == CRASH and job not in self._crashed:
+		if attempt.how == CRASH and job not in self._crashed and not self.expected(job.name, self.release):
 			self._crashed.add(job)
 			queue.appendleft(job)	# once more, alone, in the next guest
 		else:

@@ -5,31 +5,28 @@
     fail    anything else that ended by itself
     skip    the test lacks something that the machine does not have
     known   fail, crash or hang of a test with a matching row in known-bugs.txt
-    fixed   pass of such a test: the row is stale, which fails the run
+    fixed   pass of such a test, unless it fails only sometimes, or a row that
+	    matches no test: the row is stale, which fails the run
     crash   the guest did not survive it, twice
     hang    it did not end in time, or cannot be killed
 """
 
 from __future__ import annotations
 
-import fnmatch
-import json
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Iterable, Optional
 
+import devexcl_known
 import devexcl_ktap
 import devexcl_splat
-from devexcl_collect import CRASH, HANG, RECORD, Attempt, full_name
-from devexcl_host import HERE, DevexclError
-from devexcl_source import version_key
+from devexcl_attempt import CRASH, HANG, Attempt, full_name
+from devexcl_known import KnownBug
 
 PASS, FAIL, SKIP, KNOWN, FIXED = 'pass', 'fail', 'skip', 'known', 'fixed'
 VERDICTS = (PASS, FAIL, CRASH, HANG, FIXED, KNOWN, SKIP)
 BAD = (FAIL, CRASH, HANG, FIXED)
 
-KNOWN_BUGS = HERE / 'known-bugs.txt'
+TABLE = devexcl_known.KNOWN_BUGS.name
 
 KSFT_SKIP = 4
 SIGNALS = {4: 'SIGILL', 6: 'SIGABRT', 7: 'SIGBUS', 8: 'SIGFPE', 9: 'SIGKILL', 11: 'SIGSEGV', 14: 'SIGALRM'}
@@ -56,52 +53,25 @@ class Result:
 # ---- known bugs ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class KnownBug:
-	"""One row of known-bugs.txt."""
-
-	pattern: str
-	first: str		# first affected version
-	last: str		# last affected version; 6.14 includes all of 6.14.x
-	fix: str
-	text: str
-
-	def concerns(self, name: str, release: str) -> bool:
-		version = version_key(release.split('-')[0])[:3]
-		return fnmatch.fnmatchcase(name, self.pattern) and not (
-			self.first != '-' and version < version_key(self.first)
-			or self.last != '-' and version[:len(version_key(self.last))] > version_key(self.last))
-
-	def __str__(self) -> str:
-		return f'{self.text} ({self.fix})'
-
-
-def read_known_bugs(path: Path = KNOWN_BUGS) -> list[KnownBug]:
-	"""Rows: test glob | first affected | last affected | upstream fix | one line."""
-	bugs = []
-	if not path.is_file():
-		return bugs
-	for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
-		if not line.strip() or line.lstrip().startswith('#'):
-			continue
-		columns = [column.strip() for column in line.split('|')]
-		if len(columns) != 5 or not all(columns) or not all(
-				re.fullmatch(r'-|\d+(\.\d+)*', version) for version in columns[1:3]):
-			raise DevexclError(f'{path.name}:{number}: a row is "test | first | last | fix | text": {line}')
-		bugs.append(KnownBug(*columns))
-	return bugs
-
-
 def apply_known_bugs(results: Iterable[Result], bugs: list[KnownBug], release: str) -> None:
 	for result in results:
-		bug = next((bug for bug in bugs if bug.concerns(result.name, release)), None)
+		bug = devexcl_known.find(bugs, result.name, release)
 		if not bug:
 			continue
 		if result.verdict in (FAIL, CRASH, HANG):
 			result.verdict, result.bug = KNOWN, str(bug)
-		elif result.verdict == PASS:
+		elif result.verdict == PASS and bug.is_certain(result.name):
 			result.verdict, result.bug = FIXED, str(bug)
-			result.reason = f'passes on {release}, but {KNOWN_BUGS.name} says that it fails there: {bug}'
+			result.reason = f'passes on {release}, but {TABLE} says that it fails there: {bug}'
+
+
+def rows_without_tests(results: Iterable[Result], bugs: list[KnownBug], release: str) -> list[Result]:
+	"""A result for each row that speaks of tests which do not exist; all that exist have been run."""
+	names = [result.name for result in results]
+	stale = [(bug, glob) for bug in bugs if bug.affects(release) for glob in bug.globs_without_test(names)]
+	return [Result(f'{TABLE}.{glob}', TABLE, FIXED,
+		       f"there is no test '{glob}' on {release}, but {TABLE} says that it fails there: {bug}", bug=str(bug))
+		for bug, glob in stale]
 
 
 # ---- one test ----------------------------------------------------------------------
@@ -192,13 +162,16 @@ def _blame(result: Result, verdict: str, reason: str) -> None:
 	result.verdict, result.reason = verdict, reason
 
 
-def judge(attempts: Iterable[Attempt], bugs: Iterable[KnownBug] = (), release: str = '') -> list[Result]:
+def judge(attempts: Iterable[Attempt], bugs: Iterable[KnownBug] = (), release: str = '',
+	  complete: bool = False) -> list[Result]:
 	"""The verdict on each test, in the order in which they were run first.
 
 	A test that has crashed its guest has been run again in a fresh one. Only a
 	crash that comes again is called one: emulators crash as well. But neither
-	is the first crash forgotten.
+	is the first crash forgotten. If the run was complete, the table of known
+	bugs is judged as well.
 	"""
+	bugs = list(bugs)
 	by_name: dict[str, list[tuple[Attempt, Result]]] = {}
 	for attempt in attempts:
 		for result in judge_attempt(attempt):
@@ -206,8 +179,9 @@ def judge(attempts: Iterable[Attempt], bugs: Iterable[KnownBug] = (), release: s
 				result.console = _what_to_show(attempt)
 			by_name.setdefault(result.name, []).append((attempt, result))
 	results = [_combine(tries) for tries in by_name.values()]
-	apply_known_bugs(results, list(bugs), release)
-	return results
+	stale = rows_without_tests(results, bugs, release) if complete else []
+	apply_known_bugs(results, bugs, release)
+	return results + stale
 
 
 def _what_to_show(attempt: Attempt) -> list[str]:
@@ -230,17 +204,3 @@ def _combine(tries: list[tuple[Attempt, Result]]) -> Result:
 		last.console = crashes[0].console
 	last.seconds = sum(result.seconds for _, result in tries) if crashes else last.seconds
 	return last
-
-
-def read_record(folder: Path) -> list[Attempt]:
-	"""What a run has written down; a line cut short by an interrupt is left out."""
-	path = folder / RECORD
-	if not path.is_file():
-		raise DevexclError(f'{folder} holds no results: there is no {RECORD} in it')
-	attempts = []
-	for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-		try:
-			attempts.append(Attempt(**json.loads(line)))
-		except (ValueError, TypeError):
-			continue
-	return attempts

@@ -23,6 +23,7 @@ from typing import Optional
 from unittest import mock
 
 import devexcl
+import devexcl_attempt
 import devexcl_batch
 import devexcl_build
 import devexcl_check
@@ -30,6 +31,7 @@ import devexcl_collect
 import devexcl_config
 import devexcl_host
 import devexcl_judge
+import devexcl_known
 import devexcl_ktap
 import devexcl_overlay
 import devexcl_qemu
@@ -37,9 +39,10 @@ import devexcl_report
 import devexcl_source
 import devexcl_splat
 import devexcl_tools
-from devexcl_collect import CRASH, HANG, Attempt, Collector, Job, Limits
+from devexcl_attempt import CRASH, HANG, Attempt
+from devexcl_collect import Collector, Limits
 from devexcl_host import CANNOT_RUN, FAILED, INTERRUPTED, OK, DevexclError
-from devexcl_judge import KnownBug
+from devexcl_known import KnownBug
 from devexcl_qemu import Event
 
 HERE = Path(__file__).resolve().parent
@@ -249,10 +252,10 @@ class JudgeTest(unittest.TestCase):
 		with tempfile.TemporaryDirectory() as name:
 			folder = Path(name)
 			whole = lines_of('demo-6.12.record.jsonl')
-			(folder / devexcl_collect.RECORD).write_text('\n'.join(whole)[:-100], encoding='utf-8')
-			self.assertEqual(len(devexcl_judge.read_record(folder)), len(whole) - 1)
+			(folder / devexcl_attempt.RECORD).write_text('\n'.join(whole)[:-100], encoding='utf-8')
+			self.assertEqual(len(devexcl_attempt.read_record(folder)), len(whole) - 1)
 			with self.assertRaises(DevexclError):
-				devexcl_judge.read_record(folder / 'nothing')
+				devexcl_attempt.read_record(folder / 'nothing')
 
 
 class KnownBugsTest(QuietTest):
@@ -282,16 +285,36 @@ class KnownBugsTest(QuietTest):
 		self.assertEqual((fixed.verdict, fixed.bad), ('fixed', True))
 		self.assertEqual(self.judge(row, '6.12.1', attempt('ok 1 # SKIP no', code=4)).verdict, 'skip')
 
+	def test_only_sometimes(self) -> None:
+		row = KnownBug('other ~demo.x', '-', '6.14', 'abc', 'text')
+		self.assertEqual(self.judge(row, '6.12.1', attempt('not ok 1 x', code=1)).verdict, 'known')
+		self.assertEqual(self.judge(row, '6.12.1', attempt('ok 1 x')).verdict, 'pass')
+		certain = KnownBug('demo.x demo.y', '-', '6.14', 'def', 'text')
+		[result] = devexcl_judge.judge([attempt('ok 1 x')], [row, certain], '6.12.1')
+		self.assertEqual(result.verdict, 'fixed')
+
+	def test_row_without_a_test(self) -> None:
+		rows = [KnownBug('demo.x ~gone.* demo.z', '-', '6.14', 'abc', 'text'), KnownBug('never', '7.0', '-', 'abc', 'text')]
+		bad = attempt('not ok 1 x', code=1)
+		results = devexcl_judge.judge([bad], rows, '6.12.1', complete=True)
+		self.assertEqual([(result.name, result.verdict) for result in results], [
+			('demo.x', 'known'), ('known-bugs.txt.gone.*', 'fixed'), ('known-bugs.txt.demo.z', 'fixed')])
+		self.assertIn("there is no test 'gone.*' on 6.12.1", results[1].reason)
+		self.assertEqual(len(devexcl_judge.judge([bad], rows, '6.12.1')), 1)
+
 	def test_table(self) -> None:
 		path = self.write('known', '# comment\n\na.* | 5.14 | 6.14 | 438354724f69 | why: x, y\n')
-		self.assertEqual(devexcl_judge.read_known_bugs(path),
+		self.assertEqual(devexcl_known.read_known_bugs(path),
 				 [KnownBug('a.*', '5.14', '6.14', '438354724f69', 'why: x, y')])
+		path = self.write('known', 'a.*  b\n\t~c\n# comment\n  | 5.14 | 6.14 | abc\n | why\nd | - | - | abc | x\n')
+		self.assertEqual(devexcl_known.read_known_bugs(path),
+				 [KnownBug('a.* b ~c', '5.14', '6.14', 'abc', 'why'), KnownBug('d', '-', '-', 'abc', 'x')])
 		for row in ('a | b | c | d | e', 'a | 5 | 6', 'a | 5 | 6 | | e'):
 			with self.subTest(row=row), self.assertRaises(DevexclError):
-				devexcl_judge.read_known_bugs(self.write('known', row))
+				devexcl_known.read_known_bugs(self.write('known', row))
 
 	def test_ours(self) -> None:
-		devexcl_judge.read_known_bugs()
+		devexcl_known.read_known_bugs()
 
 
 # ---- running --------------------------------------------------------------------------------------
@@ -415,10 +438,12 @@ class FakeGuest:
 
 
 class CollectTest(QuietTest):
-	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = ()) -> tuple[Collector, dict[str, str]]:
+	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = (),
+		    known: str = '') -> tuple[Collector, dict[str, str]]:
 		script = {'demo.list': ['list'], **script}
 		image = mock.Mock(programs=['demo'], modules=[], manifest={'debug': False})
-		collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns))
+		collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns),
+				      expected=lambda name, release: (name, release) == (known, '6.12.1'))
 		with mock.patch.object(devexcl_collect, 'Guest', lambda *args, **kwargs: FakeGuest(script)):
 			collector.run()
 		results = devexcl_judge.judge(collector.attempts)
@@ -428,7 +453,7 @@ class CollectTest(QuietTest):
 		collector, verdicts = self.collect({})
 		self.assertEqual(verdicts, {'kernel.boot': 'pass', 'demo.a': 'pass', 'demo.b': 'pass', 'demo.c': 'pass'})
 		self.assertEqual(collector.boots, 1)
-		self.assertEqual([item.name for item in devexcl_judge.read_record(self.folder)],
+		self.assertEqual([item.name for item in devexcl_attempt.read_record(self.folder)],
 				 ['kernel.boot', 'demo.a', 'demo.b', 'demo.c'])
 
 	def test_panic_twice(self) -> None:
@@ -439,6 +464,11 @@ class CollectTest(QuietTest):
 	def test_panic_once(self) -> None:
 		collector, verdicts = self.collect({'demo.a': ['panic', 'pass']})
 		self.assertEqual((verdicts['demo.a'], collector.boots), ('fail', 2))
+		self.assertTrue(collector.complete)
+
+	def test_known_panic_is_not_repeated(self) -> None:
+		collector, verdicts = self.collect({'demo.b': ['panic']}, known='demo.b')
+		self.assertEqual((verdicts['demo.b'], verdicts['demo.c'], collector.boots), ('crash', 'pass', 2))
 
 	def test_hang_is_not_repeated(self) -> None:
 		collector, verdicts = self.collect({'demo.a': ['hang']})
@@ -451,14 +481,15 @@ class CollectTest(QuietTest):
 	def test_patterns(self) -> None:
 		for patterns in (('demo.b',), ('b',), ('*.b',), ('?',)):
 			with self.subTest(patterns=patterns):
-				_, verdicts = self.collect({}, patterns)
+				collector, verdicts = self.collect({}, patterns)
 				self.assertIn('demo.b', verdicts)
+				self.assertFalse(collector.complete)
 		with self.assertRaisesRegex(DevexclError, "TESTS='dmeo.a' matches no test.*demo.a"):
 			self.collect({}, ('demo.b', 'dmeo.a'))
 
 	def test_names(self) -> None:
-		self.assertEqual(devexcl_collect.full_name('fork', 'fork.x'), 'fork.x')
-		self.assertEqual(devexcl_collect.full_name('fork', 'forked.x'), 'fork.forked.x')
+		self.assertEqual(devexcl_attempt.full_name('fork', 'fork.x'), 'fork.x')
+		self.assertEqual(devexcl_attempt.full_name('fork', 'forked.x'), 'fork.forked.x')
 
 	def test_limits(self) -> None:
 		self.write('settings', 'timeout=90\n')
@@ -500,7 +531,7 @@ class BatchTest(QuietTest):
 		self.assertEqual(self.seen, ['1 many.a', '2 many.b', '3 many.c', '4 many.d.half'])
 		self.assertEqual([result.seconds for result in self.results.values()][1:], [0.5] * 4)
 		self.assertEqual(self.results['many.b'].details, ['#  RUN           many.b ...', 'ok 2 many.b'])
-		self.assertEqual([item.name for item in devexcl_judge.read_record(self.folder)],
+		self.assertEqual([item.name for item in devexcl_attempt.read_record(self.folder)],
 				 ['kernel.boot', 'many.a', 'many.b', 'many.c', 'many.d.half'])
 
 	def test_size(self) -> None:
@@ -1102,7 +1133,7 @@ class CommandTest(QuietTest):
 				self.assertIn('exit codes', out.getvalue())
 
 	def test_judge_again(self) -> None:
-		shutil.copy(DATA / 'demo-6.12.record.jsonl', self.folder / devexcl_collect.RECORD)
+		shutil.copy(DATA / 'demo-6.12.record.jsonl', self.folder / devexcl_attempt.RECORD)
 		self.write('results.json', json.dumps({**ReportTest.FACTS, 'times': {}}))
 		with mock.patch.object(signal, 'signal'), contextlib.redirect_stderr(self.said):
 			self.assertEqual(devexcl.main(['judge', str(self.folder)]), FAILED)
