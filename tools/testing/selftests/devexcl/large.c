@@ -180,4 +180,4 @@ TEST_F(large, range)
 	expect_data(&self->mem, 0, self->mem.pages);
 }
 
-TEST_HARNESS_MAIN
+DEVEXCL_TEST_MAIN
