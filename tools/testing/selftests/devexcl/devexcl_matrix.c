@@ -142,12 +142,36 @@ static bool in_target(const struct cell *cell, size_t page)
 	return page >= cell->first && page < cell->first + cell->pages;
 }
 
-/* Is anything left of this page at its old address? */
-static bool is_gone(const struct cell *cell, const struct expect *expect,
-		    size_t page)
+/* Does the operation work on this page? */
+static bool is_reached(const struct cell *cell, const struct expect *expect,
+		       size_t page)
 {
-	return in_target(cell, page) && (expect->data == DATA_GONE ||
-					 expect->data == DATA_MOVED);
+	switch (expect->reach) {
+	case REACH_ALL:
+		return true;
+	case REACH_END:
+		return page >= cell->first;
+	default:
+		return in_target(cell, page);
+	}
+}
+
+static size_t first_reached(const struct cell *cell,
+			    const struct expect *expect)
+{
+	return expect->reach == REACH_ALL ? 0 : cell->first;
+}
+
+/* Where a page is after the operation; NULL if it is nowhere. */
+static char *place_of(const struct cell *cell, const struct expect *expect,
+		      size_t page)
+{
+	if (is_reached(cell, expect, page) && expect->data == DATA_GONE)
+		return NULL;
+	if (is_reached(cell, expect, page) && expect->data == DATA_MOVED)
+		return cell->moved_to +
+		       (page - first_reached(cell, expect)) * page_size();
+	return page_of(&cell->mem, page);
 }
 
 static bool is_near(const struct cell *cell, size_t page)
@@ -156,8 +180,8 @@ static bool is_near(const struct cell *cell, size_t page)
 	       page < cell->first + cell->pages + cell->near;
 }
 
-static const char *check_page(const struct cell *cell, size_t page,
-			      const char *p, bool fresh)
+const char *check_page(const struct cell *cell, size_t page, const char *p,
+		       bool fresh)
 {
 	/* Of the many pages of a large folio that are far away, one word. */
 	size_t i, nr = is_near(cell, page) ? page_size() / sizeof(uint64_t) : 1;
@@ -172,7 +196,8 @@ static const char *check_page(const struct cell *cell, size_t page,
 			return fail("page %zu word %zu is %#llx, expected %#llx%s",
 				    page, i, (unsigned long long)is,
 				    (unsigned long long)want,
-				    cell->held[page] ? " (device wrote)" : "");
+				    !fresh && cell->held[page] ?
+				    " (device wrote)" : "");
 	}
 	return NULL;
 }
@@ -196,11 +221,10 @@ static bool wants_page(const struct cell *cell, size_t page)
 	}
 }
 
-/* The device writes to a page that it holds. */
-static const char *device_writes(struct cell *cell, size_t page)
+/* The device writes to a page that it holds, and that is at @p. */
+static const char *device_writes(struct cell *cell, size_t page, char *p)
 {
-	uint64_t *word = word_of(&cell->mem, page) + DEVICE_WORD;
-
+	uint64_t *word = (uint64_t *)p + DEVICE_WORD;
 	int ret = dev_add(&cell->dev, word, DEVICE_ADDS, NULL);
 
 	/* A page that moves may be gone already. */
@@ -211,19 +235,25 @@ static const char *device_writes(struct cell *cell, size_t page)
 	return NULL;
 }
 
-static const char *acquire_page(struct cell *cell, size_t page)
+/* Acquire a page that is at @p, and write to it. */
+static const char *acquire_page_at(struct cell *cell, size_t page, char *p)
 {
 	bool tail_is_refused = cell->backing->traits & TRAIT_LARGE &&
 			       !(cell->dev.info.caps & DEVEXCL_CAP_LARGE_FOLIO);
 	int ret;
 
-	ret = dev_acquire_one(&cell->dev, page_of(&cell->mem, page));
+	ret = dev_acquire_one(&cell->dev, p);
 	if (ret == -EOPNOTSUPP && tail_is_refused) {
 		if (!in_target(cell, page))
 			return NULL;
 		return skip("this kernel takes the first page of a large folio only");
 	}
-	return must("acquire", ret) ?: device_writes(cell, page);
+	return must("acquire", ret) ?: device_writes(cell, page, p);
+}
+
+static const char *acquire_page(struct cell *cell, size_t page)
+{
+	return acquire_page_at(cell, page, page_of(&cell->mem, page));
 }
 
 /*
@@ -309,7 +339,7 @@ static const char *check_ownership(struct cell *cell,
 
 	*lost = 0;
 	for (page = 0; page < cell->mem.pages; page++) {
-		bool target = in_target(cell, page);
+		bool reached = is_reached(cell, expect, page);
 		enum entry entry = entry_of(page_of(&cell->mem, page));
 		bool holds;
 
@@ -320,15 +350,15 @@ static const char *check_ownership(struct cell *cell,
 		if (holds && entry != ENTRY_EXCLUSIVE)
 			return fail("the device holds page %zu, but its entry is %s",
 				    page, entry_name(entry));
-		if (!target && !holds && !expect->neighbours_too)
+		if (!reached && !holds && !expect->neighbours_too)
 			return fail("page %zu, a neighbour, was taken (causes %#x)",
 				    page, taken->causes);
-		if (target && holds && expect->taken == TAKEN)
+		if (reached && holds && expect->taken == TAKEN)
 			return fail("page %zu was not taken", page);
-		if (target && !holds && expect->taken == NOT_TAKEN)
+		if (reached && !holds && expect->taken == NOT_TAKEN)
 			return fail("page %zu was taken (causes %#x)", page,
 				    taken->causes);
-		if (target && !(expect->entries & (1U << entry)))
+		if (reached && !(expect->entries & (1U << entry)))
 			return fail("entry of page %zu is %s", page,
 				    entry_name(entry));
 	}
@@ -350,20 +380,38 @@ static const char *check_events(const struct expect *expect,
 	return NULL;
 }
 
+/* What moves is moved as it is; and the device may have it there as well. */
+static const char *check_moved(struct cell *cell, const struct expect *expect)
+{
+	size_t page, pages = 0;
+
+	if (expect->data != DATA_MOVED)
+		return NULL;
+	for (page = 0; page < cell->mem.pages; page++) {
+		enum entry entry = entry_of(place_of(cell, expect, page));
+
+		if (!is_reached(cell, expect, page))
+			continue;
+		pages++;
+		if (cell->held[page] && entry != ENTRY_EXCLUSIVE)
+			return fail("entry of page %zu is %s after the move",
+				    page, entry_name(entry));
+	}
+	return must("mirror", dev_mirror(&cell->dev, cell->moved_to,
+					 pages * page_size()));
+}
+
 static const char *check_contents(struct cell *cell, const struct expect *expect)
 {
 	size_t page;
 
 	for (page = 0; page < cell->mem.pages; page++) {
-		bool target = in_target(cell, page);
-		const char *p = page_of(&cell->mem, page);
+		const char *p = place_of(cell, expect, page);
 
-		if (target && expect->data == DATA_MOVED)
-			p = cell->moved_to + (page - cell->first) * page_size();
-		else if (is_gone(cell, expect, page))
-			continue;
-		TRY(check_page(cell, page, p,
-			       target && expect->data == DATA_FRESH));
+		if (p)
+			TRY(check_page(cell, page, p,
+				       is_reached(cell, expect, page) &&
+				       expect->data == DATA_FRESH));
 	}
 	return NULL;
 }
@@ -374,13 +422,14 @@ static const char *check_again(struct cell *cell, const struct expect *expect)
 	size_t page;
 
 	for (page = 0; page < cell->mem.pages; page++) {
-		uint64_t *word = word_of(&cell->mem, page) + DEVICE_WORD;
+		char *p = place_of(cell, expect, page);
+		uint64_t *word = (uint64_t *)p + DEVICE_WORD;
 		uint64_t was;
 
-		if (!cell->held[page] || is_gone(cell, expect, page))
+		if (!cell->held[page] || !p)
 			continue;
 		was = READ_MEM(word);
-		TRY(acquire_page(cell, page));
+		TRY(acquire_page_at(cell, page, p));
 		if (READ_MEM(word) != was + DEVICE_ADDS)
 			return fail("page %zu: the device's second write is lost",
 				    page);
@@ -388,24 +437,17 @@ static const char *check_again(struct cell *cell, const struct expect *expect)
 	return NULL;
 }
 
-/* Pages whose counts are looked at: those that the device had, and are left. */
-static bool is_counted(const struct cell *cell, const struct expect *expect,
-		       size_t page)
-{
-	return cell->held[page] && !is_gone(cell, expect, page);
-}
-
 /*
  * Each reference of a page's folio is one of a mapping, and an exclusive entry
  * is or is not counted as a mapping.
  */
-static const char *check_page_counts(struct cell *cell, size_t page)
+static const char *check_page_counts(struct cell *cell, size_t page,
+				     const char *p)
 {
 	bool counted = cell->dev.info.caps & DEVEXCL_CAP_MAPCOUNT;
 	struct devexcl_page info;
 
-	TRY(must("query", dev_query(&cell->dev, page_of(&cell->mem, page), 1,
-				    &info)));
+	TRY(must("query", dev_query(&cell->dev, p, 1, &info)));
 	if (info.order && !counted)
 		return NULL;	/* how many entries are exclusive is not known */
 	if (info.refcount != info.mapcount + !counted)
@@ -417,25 +459,32 @@ static const char *check_page_counts(struct cell *cell, size_t page)
 	return NULL;
 }
 
+/* The counts of the pages that the device had, and that are left. */
 static const char *check_counts(struct cell *cell, const struct expect *expect)
 {
 	size_t page;
+	char *p;
 
-	for (page = 0; page < cell->mem.pages; page++)
-		if (is_counted(cell, expect, page))
-			TRY(must("acquire",
-				 dev_acquire_one(&cell->dev,
-						 page_of(&cell->mem, page))));
+	for (page = 0; page < cell->mem.pages; page++) {
+		p = place_of(cell, expect, page);
+		if (cell->held[page] && p)
+			TRY(must("acquire", dev_acquire_one(&cell->dev, p)));
+	}
 	/* Acquiring may put pages into batches, too: of mlock, for one. */
 	drain_lru_batches();
-	for (page = 0; page < cell->mem.pages; page++)
-		if (is_counted(cell, expect, page))
-			TRY(check_page_counts(cell, page));
 	for (page = 0; page < cell->mem.pages; page++) {
-		if (!is_counted(cell, expect, page))
+		p = place_of(cell, expect, page);
+		if (cell->held[page] && p)
+			TRY(check_page_counts(cell, page, p));
+	}
+	for (page = 0; page < cell->mem.pages; page++) {
+		p = place_of(cell, expect, page);
+		if (!cell->held[page] || !p)
 			continue;
-		READ_MEM(word_of(&cell->mem, page));
-		TRY(claim(check_entries(&cell->mem, page, 1, ENTRY_PRESENT)));
+		READ_MEM(p);
+		if (entry_of(p) != ENTRY_PRESENT)
+			return fail("entry of page %zu, touched, is %s", page,
+				    entry_name(entry_of(p)));
 	}
 	return NULL;
 }
@@ -461,6 +510,19 @@ static void fill_near(struct cell *cell)
 				  pattern_word(page, i));
 }
 
+/*
+ * Cells that find nothing wrong must have been able to: with DEVEXCL_BROKEN in
+ * the environment, as of devexcl_test.h, the driver makes these mistakes.
+ */
+static const char *break_driver(struct cell *cell)
+{
+	const char *broken = getenv("DEVEXCL_BROKEN");
+
+	return broken ? must("inject", dev_inject(&cell->dev,
+						  strtoul(broken, NULL, 0),
+						  0)) : NULL;
+}
+
 static const char *run_cell(struct cell *cell)
 {
 	const struct operation *op = cell->op;
@@ -473,6 +535,7 @@ static const char *run_cell(struct cell *cell)
 		fill_near(cell);
 	cell->held = calloc(cell->mem.pages, 1);
 	TRY(must("open device", dev_open(&cell->dev, 0)));
+	TRY(break_driver(cell));
 	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
 				      cell->mem.size)));
 	if (op->prepare)
@@ -485,6 +548,7 @@ static const char *run_cell(struct cell *cell)
 	TRY(must("event stream", dev_taken(&cell->dev, &taken)));
 	TRY(check_ownership(cell, &expect, &taken, &lost));
 	TRY(check_events(&expect, &taken, lost));
+	TRY(check_moved(cell, &expect));
 	TRY(check_contents(cell, &expect));
 	if (op->finish)
 		TRY(op->finish(cell));

@@ -59,6 +59,9 @@ do {									\
 #define TRAIT_ZERO	(1U << 6)	/* the memory held zeros at first */
 #define TRAIT_SWAPPED	(1U << 7)	/* no page is mapped */
 #define TRAIT_MOVING	(1U << 8)	/* a thread migrates it all the time */
+#define TRAIT_FIRST	(1U << 9)	/* nothing comes before the target */
+#define TRAIT_HEAP	(1U << 10)	/* the end of the heap */
+#define TRAIT_STACK	(1U << 11)	/* grows downwards */
 
 /**
  * struct backing - a column
@@ -93,6 +96,13 @@ enum data_what {
 	DATA_MOVED,	/* what was written is at @cell->moved_to, and only there */
 };
 
+/* How far an operation reaches. */
+enum reach {
+	REACH_TARGET,	/* the target only */
+	REACH_END,	/* the target, and the neighbours behind it */
+	REACH_ALL,	/* the neighbours as well */
+};
+
 #define ENTRY_IS(name)	(1U << ENTRY_##name)
 #define ENTRY_ANY	(ENTRY_IS(NONE) | ENTRY_IS(PRESENT) |		\
 			 ENTRY_IS(EXCLUSIVE) | ENTRY_IS(SWAP))
@@ -110,12 +120,15 @@ enum data_what {
 
 /**
  * struct expect - what must hold after an operation
- * @taken: whether exclusive pages of the target are taken from the device
+ * @taken: whether exclusive pages of the target (or what else @reach says) are
+ *	taken from the device
  * @causes: CAUSE() bits, and CAUSE_FAULT, that they may be taken for
  * @entries: ENTRY_IS() bits that the entries of those pages may be
  * @data: what must be in the target
  * @neighbours_too: the operation may take neighbours as well, because it works
  *	on more than it was told
+ * @reach: what is worked on, if not the target: what is said of the target
+ *	holds for all of that
  * @splits: SPLITS_*: what the operation splits, if it is large enough; that
  *	takes neighbours as well
  */
@@ -125,6 +138,7 @@ struct expect {
 	uint32_t entries;
 	enum data_what data;
 	bool neighbours_too;
+	enum reach reach;
 	unsigned int splits;
 };
 
@@ -185,7 +199,7 @@ enum hold {
  * @pages: pages of the target
  * @near: pages on each side of the target that count as neighbours
  * @held: which pages the device acquired; one byte for each of @mem
- * @moved_to: where the operation moved the target
+ * @moved_to: where the operation moved the target, or what else it reached
  * @fd: of the file, for a backing of a file; else -1
  * @child: a process that the backing made; ended with the cell
  * @rounds: how often @child has moved the target; NULL if it does not
@@ -221,6 +235,13 @@ static inline size_t target_size(const struct cell *cell)
 
 /* What the memory holds: what it did at first, and what the device added. */
 uint64_t expected_word(const struct cell *cell, size_t page, size_t word);
+
+/*
+ * Is in @p what @page of the memory holds, or would hold if it had just been
+ * mapped?
+ */
+const char *check_page(const struct cell *cell, size_t page, const char *p,
+		       bool fresh);
 
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
