@@ -49,6 +49,53 @@ static const char *make_zero(struct cell *cell)
 	return NULL;
 }
 
+/* The last pages of the heap, as brk() makes them. */
+static const char *make_heap(struct cell *cell)
+{
+	struct mem *mem = &cell->mem;
+	size_t pad;
+
+	/* What malloc() needs later it shall have already, below our pages. */
+	free(malloc(page_size()));
+	pad = -(uintptr_t)sbrk(0) & (page_size() - 1);
+	mem->pages = BASE_PAGES;
+	mem->size = BASE_PAGES * page_size();
+	mem->p = sbrk(pad + mem->size);
+	if (mem->p == (void *)-1)
+		return must("sbrk", -1);
+	mem->p += pad;
+	set_target(cell, BASE_FIRST, BASE_TARGET);
+	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
+	fill_mem(mem);
+	return NULL;
+}
+
+/* A mapping that grows downwards, with room for as much again. */
+static const char *make_stack(struct cell *cell)
+{
+	struct mem *mem = &cell->mem;
+	char *room;
+
+	mem->pages = BASE_PAGES;
+	mem->size = BASE_PAGES * page_size();
+	/* Pages on both sides that stay, so that nobody else comes near. */
+	room = mmap(NULL, 2 * mem->size + 2 * page_size(), PROT_NONE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (room == MAP_FAILED)
+		return must("mmap", -1);
+	room += page_size();
+	mem->p = mmap(room + mem->size, mem->size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN,
+		      -1, 0);
+	if (mem->p == MAP_FAILED)
+		return must("mmap", -1);
+	munmap(room, mem->size);
+	set_target(cell, BASE_FIRST, BASE_TARGET);
+	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
+	fill_mem(mem);
+	return NULL;
+}
+
 static const char *make_mlocked(struct cell *cell)
 {
 	TRY(make_base(cell));
@@ -319,8 +366,13 @@ static const char *map_file(struct cell *cell, int fd)
 	TRY(fill_file(fd, BASE_PAGES));
 	mem->pages = BASE_PAGES;
 	mem->size = BASE_PAGES * page_size();
-	mem->p = mmap(NULL, mem->size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd,
-		      0);
+	/* Pages on both sides that stay, as those of mem_map(). */
+	mem->p = mmap(NULL, mem->size + 2 * page_size(), PROT_NONE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem->p == MAP_FAILED)
+		return must("mmap", -1);
+	mem->p = mmap(mem->p + page_size(), mem->size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_FIXED, fd, 0);
 	if (mem->p == MAP_FAILED)
 		return must("mmap", -1);
 	set_target(cell, BASE_FIRST, BASE_TARGET);
@@ -394,6 +446,8 @@ static const char *make_migrating(struct cell *cell)
 const struct backing backings[] = {
 	{ "base", 0, 0, make_base },
 	{ "zero", TRAIT_ZERO, 0, make_zero },
+	{ "heap", TRAIT_HEAP, 0, make_heap },
+	{ "stack", TRAIT_STACK, 0, make_stack },
 	{ "mlocked", TRAIT_MLOCK, 0, make_mlocked },
 	{ "swapped_in", 0, 0, make_swapped_in },
 	{ "swap_cache", TRAIT_SWAPPED, 0, make_swap_cache },
@@ -402,8 +456,8 @@ const struct backing backings[] = {
 	{ "fork_child", TRAIT_FORK, 0, make_fork_child },
 	{ "file_cow", TRAIT_FILE, 0, make_file },
 	{ "shmem_cow", TRAIT_FILE, 0, make_shmem },
-	{ "thp", THP_TRAITS, 0, make_thp },
-	{ "thp_first_pte", THP_TRAITS, 0, make_thp_pte },
+	{ "thp", THP_TRAITS | TRAIT_FIRST, 0, make_thp },
+	{ "thp_first_pte", THP_TRAITS | TRAIT_FIRST, 0, make_thp_pte },
 	{ "thp_middle_pte", THP_TRAITS, 50, make_thp_pte },
 	{ "thp_last_pte", THP_TRAITS, 100, make_thp_pte },
 	{ "mthp_16k", TRAIT_LARGE | TRAIT_SINGLE, 16, make_mthp },
