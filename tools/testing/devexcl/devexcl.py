@@ -10,6 +10,7 @@ its own; "run" does them all.
 from __future__ import annotations
 
 import argparse
+import collections
 import itertools
 import json
 import os
@@ -32,10 +33,11 @@ import devexcl_source
 import devexcl_tools
 from devexcl_attempt import Attempt, read_record
 from devexcl_build import Image, Variant
-from devexcl_collect import Collector, Limits
-from devexcl_overlay import Overlay
+from devexcl_collect import Collector
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
 			  seconds, terminal)
+from devexcl_overlay import Overlay
+from devexcl_plan import Limits
 
 LOGS_KEPT = 20
 
@@ -84,7 +86,8 @@ class Session:
 	def collector(self, image: Image, **callbacks) -> Collector:
 		args = self.args
 		return Collector(image, self.accelerator(image), self.folder, limits=Limits.of(image, args.timeout),
-				 patterns=args.tests, cmdline=tuple(args.append), **callbacks)
+				 patterns=args.tests, cmdline=tuple(args.append),
+				 guests=args.guests or devexcl_qemu.guests_at_once(), **callbacks)
 
 
 def results_folder(args: argparse.Namespace, what: str) -> Path:
@@ -292,19 +295,22 @@ class Progress:
 	def __init__(self, bugs: list[devexcl_known.KnownBug]) -> None:
 		self.bugs = bugs
 		self.start = time.monotonic()
-		self.results: dict[str, devexcl_judge.Result] = {}
+		self.verdicts: dict[str, str] = {}
+		self.tally: collections.Counter = collections.Counter()
 		self.release = ''
 
-	def started(self, collector: Collector, name: str) -> None:
+	def started(self, collector: Collector, names: str) -> None:
 		self.release = collector.release
-		terminal.progress(f'{collector.release}  {collector.position}/{collector.total}  {name}  '
-				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_line(list(self.results.values()))}')
+		terminal.progress(f'{collector.release}  {collector.position}/{collector.total}  '
+				  f'{seconds(time.monotonic() - self.start)}  {devexcl_report.counts_text(self.tally)}  {names}')
 
 	def finished(self, attempt: Attempt) -> None:
 		results = devexcl_judge.judge_attempt(attempt)
 		devexcl_judge.apply_known_bugs(results, self.bugs, self.release)
 		for result in results:
-			self.results[result.name] = result
+			self.tally[self.verdicts.get(result.name)] -= 1
+			self.tally[result.verdict] += 1
+			self.verdicts[result.name] = result.verdict
 			if terminal.verbose or result.bad:
 				terminal.say(devexcl_report.verdict_line(result))
 			if terminal.verbose:
@@ -343,6 +349,8 @@ def add_guest(parser: argparse.ArgumentParser) -> None:
 			    help='a word for the kernel command line, such as test_devexcl.ndevices=4')
 	parser.add_argument('--tests', type=str.split, default=[], metavar='GLOBS',
 			    help="only tests that match, for example 'fork*' or 'abi.* atomic.add'")
+	parser.add_argument('--guests', type=int, metavar='N',
+			    help='so many guests side by side (default: as many as this machine can have)')
 	parser.add_argument('--timeout', type=float, metavar='SECONDS', help='limit for each test (default: 60)')
 
 

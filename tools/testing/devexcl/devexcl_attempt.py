@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Iterable
 
 from devexcl_host import DevexclError
 
@@ -32,6 +33,7 @@ class Attempt:
 	how: str = ''			# exit, signal, timeout, stuck; crash, hang
 	code: int = 0
 	seconds: float = 0.0
+	place: int = 0			# of the test, in the order of the reports
 
 	@property
 	def name(self) -> str:
@@ -59,4 +61,9 @@ def read_record(folder: Path) -> list[Attempt]:
 			attempts.append(Attempt(**json.loads(line)))
 		except (ValueError, TypeError):
 			continue
-	return attempts
+	return in_order(attempts)
+
+
+def in_order(attempts: Iterable[Attempt]) -> list[Attempt]:
+	"""The same whichever guest was the quicker one."""
+	return sorted(attempts, key=lambda attempt: (attempt.place, attempt.boot))

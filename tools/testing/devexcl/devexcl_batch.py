@@ -18,9 +18,6 @@ import devexcl_ktap
 import devexcl_splat
 from devexcl_attempt import Attempt
 
-# So many cells at once: what is lost with a crash is little, and so is the cost of a start.
-CELLS_AT_ONCE = 100
-
 HEADER = '# TESTS'
 EXCLUDED = re.compile(r'#\s*excluded: (\d+) cells?: (.+)')
 
@@ -50,6 +47,8 @@ class Batch:
 		# After a crash it is the output that lacks its end, the console has it.
 		self._begun = [name for name in {**self._outputs, **self._consoles} if name in names]
 		self._trailer = self._cut_trailer()
+		self._starts = {cell: devexcl_splat.stamp(lines[0]) for cell, lines in self._consoles.items()}
+		self._splatted = next((name for name in self._begun if devexcl_splat.splats(self._console(name))), None)
 		self._results = {name: devexcl_ktap.parse(self._outputs.get(name, [])).results for name in self._begun}
 
 	def settle(self) -> list[Attempt]:
@@ -63,7 +62,7 @@ class Batch:
 			# A guest that is lost without a word is lost by one cell, as far as we know.
 			return [dataclasses.replace(self.whole, test=name)
 				for name in (self.names[:1] if self.whole.lost else self.names)]
-		splatted = self._first_splat()
+		splatted = self._splatted
 		if splatted is None:
 			charged = self._charged()
 			return [*(self._attempt(name) for name in self._told() if name != charged), self._ending(charged)]
@@ -78,12 +77,8 @@ class Batch:
 
 	def _told(self) -> list[str]:
 		"""Cells with a result that stands, in the order in which they were run."""
-		splatted = self._first_splat()
-		reliable = self._begun[:self._begun.index(splatted) + 1] if splatted else self._begun
+		reliable = self._begun[:self._begun.index(self._splatted) + 1] if self._splatted else self._begun
 		return [name for name in reliable if self._results[name]]
-
-	def _first_splat(self) -> Optional[str]:
-		return next((name for name in self._begun if devexcl_splat.splats(self._console(name))), None)
 
 	def _charged(self) -> str:
 		"""The cell that has to answer for how it all ended."""
@@ -127,11 +122,10 @@ class Batch:
 
 	def _seconds(self, name: str) -> float:
 		"""By the time stamps of the kernel log."""
-		starts = {cell: devexcl_splat.stamp(lines[0]) for cell, lines in self._consoles.items()}
-		begin, start = devexcl_splat.stamp(self.whole.console[0]) if self.whole.console else None, starts.get(name)
+		begin, start = devexcl_splat.stamp(self.whole.console[0]) if self.whole.console else None, self._starts.get(name)
 		if begin is None or start is None:
 			return 0.0
-		later = [value for value in starts.values() if value is not None and value > start]
+		later = [value for value in self._starts.values() if value is not None and value > start]
 		return round(max(0.0, min(later, default=begin + self.whole.seconds) - start), 6)
 
 

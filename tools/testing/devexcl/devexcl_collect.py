@@ -2,8 +2,11 @@
 """Collecting: runs the tests in guests, and writes down what happened.
 
 Nothing is judged here. The outcome is a list of attempts, one for each time
-that a program was run, kept in record.jsonl: from it the verdicts can be made,
-and made again.
+that a test was run, kept in record.jsonl: from it the verdicts can be made, and
+made again.
+
+Several guests work side by side, each with a thread of ours. They share one
+queue of jobs, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,102 +14,36 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import difflib
-import fnmatch
-import itertools
 import json
+import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Optional, Sequence
 
 import devexcl_batch
 import devexcl_ktap
 import devexcl_splat
-from devexcl_attempt import CRASH, HANG, RECORD, Attempt, full_name
+from devexcl_attempt import CRASH, HANG, RECORD, Attempt, full_name, in_order
 from devexcl_build import Image
 from devexcl_host import DevexclError, terminal
+from devexcl_plan import LAST_JOBS, Job, Limits, Queue, select
 from devexcl_qemu import BootFailed, Event, Guest, unescape
 
-TEST_SECONDS = 60
-PROGRAM_SECONDS = 600
 LIST_SECONDS = 30
 # Past its limit the guest itself ends a test, and may take that long for it.
 GRACE_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class Job:
-	program: str
-	test: str
-	command: tuple[str, ...]
-	cell: bool = False	# one of many short ones, which are run in batches
-
-	@property
-	def name(self) -> str:
-		return self.test or self.program
-
-
-@dataclass(frozen=True)
-class Limits:
-	test: float = TEST_SECONDS
-	program: float = PROGRAM_SECONDS
-
-	def of_batch(self, cells: int) -> float:
-		"""Two that hang, and the others: a cell takes milliseconds, and has a second."""
-		return self.test * (2 + cells / 60)
-
-	@staticmethod
-	def of(image: Image, test: Optional[float] = None) -> 'Limits':
-		"""The selftests' own settings file gives the limit of a program."""
-		program = PROGRAM_SECONDS
-		settings = image.tests / 'settings'
-		if settings.is_file():
-			for line in settings.read_text(encoding='utf-8').splitlines():
-				key, _, value = line.partition('=')
-				if key.strip() == 'timeout' and value.strip().isdigit():
-					program = float(value) or PROGRAM_SECONDS
-		slow = 5 if image.manifest['debug'] else 1
-		return Limits((test or TEST_SECONDS) * slow, program * slow)
-
-
-# The module is put to the proof as well, when everything else is done.
-LAST_JOBS = (Job('module', 'module.unload', ('@unload',)),
-	     Job('module', 'module.kmemleak', ('@kmemleak',)),
-	     Job('module', 'module.reload', ('@load',)))
-
-
-def matches(pattern: str, job: Job) -> bool:
-	"""A TESTS= glob is held against the program, the test, and the test without its program."""
-	names = {job.name, job.program}
-	if job.test:
-		names.add(job.test[len(job.program) + 1:])
-	return any(fnmatch.fnmatchcase(name, pattern) for name in names)
-
-
-def select(jobs: list[Job], patterns: list[str]) -> list[Job]:
-	"""The jobs that are asked for; a pattern that asks for nothing is a mistake."""
-	if not patterns:
-		return jobs
-	for pattern in patterns:
-		if not any(matches(pattern, job) for job in jobs):
-			names = sorted({job.name for job in jobs} | {job.program for job in jobs})
-			close = difflib.get_close_matches(pattern.strip('*'), names, n=8, cutoff=0.4) or \
-				sorted({job.program for job in jobs})
-			raise DevexclError(f"TESTS='{pattern}' matches no test. There are, for example: {', '.join(close)}")
-	return [job for job in jobs if any(matches(pattern, job) for pattern in patterns)]
+# For fewer jobs a second guest is not worth its boot.
+WORTH_A_BOOT = 150
 
 
 class Collector:
-	"""Runs jobs in one guest after the other until all are done."""
+	"""Has all jobs run, by one or more workers."""
 
 	def __init__(self, image: Image, accelerator: tuple[str, str], folder: Path, *, limits: Limits,
-		     patterns: list[str], cmdline: tuple[str, ...] = (),
+		     patterns: list[str], cmdline: tuple[str, ...] = (), guests: int = 1,
 		     progress: Callable[['Collector', str], None] = lambda collector, name: None,
 		     finished: Callable[[Attempt], None] = lambda attempt: None,
-		     expected: Callable[[str, str], bool] = lambda name, release: False,
-		     needs_fresh_boot: Callable[[Attempt], bool] = lambda attempt: bool(
-			     devexcl_splat.splats(attempt.console))) -> None:
+		     expected: Callable[[str, str], bool] = lambda name, release: False) -> None:
 		self.image = image
 		self.accelerator = accelerator
 		self.folder = folder
@@ -116,133 +53,261 @@ class Collector:
 		self.progress = progress
 		self.finished = finished
 		self.expected = expected
-		self.needs_fresh_boot = needs_fresh_boot
 		self.attempts: list[Attempt] = []
-		self.boots = 0
-		self.boot_seconds = 0.0
 		self.total = 0
 		self.done = 0
-		self.position = 0
+		self.boots = 0
 		self.complete = False		# has every test there is been run?
 		self.excluded: dict[str, dict[str, int]] = {}
 		self.release = ''
 		self.spent: dict[str, float] = collections.defaultdict(float)
-		self._crashed: set[Job] = set()
-		self._guest_lost = False
-		self._next_id = 0
+		self.stopping = False
+		self.lock = threading.RLock()
+		self.workers = [Worker(self, first=number == 0) for number in range(guests)]
+		self.queue = Queue([])
+		self.last_jobs: list[Job] = []
+		self.last_jobs_taken = False
+		self._planned = threading.Event()
 		self._record = None
-		self._written = 0
+		self._error: Optional[BaseException] = None
+
+	@property
+	def position(self) -> int:
+		"""How many jobs are done, or being done."""
+		return min(self.total, self.done + sum(worker.begun for worker in self.workers))
+
+	@property
+	def boot_seconds(self) -> float:
+		return sum(worker.boot_seconds for worker in self.workers) / len(self.workers)
 
 	# -- the list of tests, without running any
 
 	def list_jobs(self) -> list[Job]:
-		with self._boot() as guest:
-			jobs = self._plan(guest)
-			guest.power_off()
-			return jobs
+		return self.workers[0].list_jobs()
 
 	# -- all of it
 
 	def run(self) -> list[Attempt]:
-		queue: Optional[collections.deque[Job]] = None
+		threads = [threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in self.workers]
 		with (self.folder / RECORD).open('w', encoding='utf-8') as self._record:
 			try:
-				while queue is None or queue:
-					with self._boot() as guest:
-						if queue is None:
-							queue = collections.deque(self._select(self._plan(guest)))
-							self.total = len(queue)
-						self._serve(guest, queue)
-				self.complete = not self.patterns
+				for thread in threads:
+					thread.start()
+				for thread in threads:
+					thread.join()
+			except KeyboardInterrupt:
+				self.stop()
+				for thread in threads:
+					thread.join()
+				raise
 			finally:
-				self._write_down(len(self.attempts))
+				for worker in self.workers:
+					worker.write_down()
+				self.attempts = in_order(attempt for worker in self.workers for attempt in worker.attempts)
+		if self._error:
+			raise self._error
+		self.complete = not self.patterns
 		return self.attempts
 
-	def _serve(self, guest: Guest, queue: collections.deque) -> None:
-		"""Runs jobs until they are done or the guest is lost for further ones."""
-		while queue:
-			self.position = self.done
-			jobs = self._next(queue)
-			attempts = self._run_batch(guest, jobs) if len(jobs) > 1 else [self._run(guest, jobs[0])]
+	def _work(self, worker: 'Worker') -> None:
+		"""What one thread does. Whatever goes wrong there ends the others as well."""
+		try:
+			worker.work()
+		except BaseException as err:	# pylint: disable=broad-except
+			with self.lock:
+				self._error = self._error or err
+			self.stop()
+
+	def stop(self) -> None:
+		self.stopping = True
+		self._planned.set()
+		for worker in self.workers:
+			worker.stop()
+
+	# -- what workers ask and tell
+
+	def plan(self, jobs: list[Job]) -> None:
+		"""From now on there is something to do."""
+		selected = select(jobs, self.patterns)
+		for program in {job.program for job in set(jobs) - set(selected)}:
+			self.excluded.pop(program, None)	# who asks for a part has excluded nothing
+		with self.lock:
+			self.queue = Queue([job for job in selected if job not in LAST_JOBS], len(self.workers))
+			self.last_jobs = [dataclasses.replace(job, place=len(selected)) for job in selected if job in LAST_JOBS]
+			self.total = len(selected)
+		self._planned.set()
+
+	def wait_for_plan(self) -> None:
+		self._planned.wait()
+		if self.stopping:
+			raise KeyboardInterrupt
+
+	def next_boot(self) -> int:
+		with self.lock:
+			self.boots += 1
+			return self.boots
+
+	def write(self, attempts: Sequence[Attempt]) -> None:
+		with self.lock:
 			for attempt in attempts:
-				self._account(attempt, next(job for job in jobs if job.name == attempt.name), queue)
+				self._record.write(json.dumps(dataclasses.asdict(attempt)) + '\n')
+			self._record.flush()
+
+	def tell_progress(self) -> None:
+		with self.lock:
+			self.progress(self, ' + '.join(worker.running for worker in self.workers if worker.running))
+
+	def tell_finished(self, attempt: Attempt) -> None:
+		with self.lock:
+			self.finished(attempt)
+
+	def is_expected(self, job: Job) -> bool:
+		return self.expected(job.name, self.release)
+
+
+class Worker:
+	"""Runs jobs in one guest after the other until there are no more."""
+
+	def __init__(self, collector: Collector, first: bool) -> None:
+		self.collector = collector
+		self.first = first
+		self.attempts: list[Attempt] = []
+		self.boot_seconds = 0.0
+		self.begun = 0			# of the jobs at hand
+		self.running = ''
+		self._own: collections.deque[Job] = collections.deque()	# jobs that nobody else may take
+		self._finishing = False
+		self._crashed: set[Job] = set()
+		self._boot_number = 0
+		self._guest: Optional[Guest] = None
+		self._guest_lost = False
+		self._next_id = 0
+		self._written = 0
+
+	def list_jobs(self) -> list[Job]:
+		with self._boot() as guest:
+			jobs = self._find_jobs(guest)
+			guest.power_off()
+			return jobs
+
+	def work(self) -> None:
+		collector = self.collector
+		if not self.first and collector.patterns:
+			collector.wait_for_plan()
+			if len(collector.queue) < WORTH_A_BOOT:
+				return
+		while True:
+			with self._boot() as guest:
+				if self.first and not collector.total:
+					collector.plan(self._find_jobs(guest))
+				collector.wait_for_plan()
+				self._serve(guest)
+			if not (self._own or len(collector.queue) and not self._finishing
+				or collector.last_jobs and not collector.last_jobs_taken):
+				break
+
+	def stop(self) -> None:
+		"""Called by other threads."""
+		guest = self._guest
+		if guest:
+			guest.kill()
+
+	def _serve(self, guest: Guest) -> None:
+		"""Runs jobs until there are no more, or the guest is lost for further ones."""
+		while True:
+			jobs = self._take()
+			if not jobs:
+				break
+			self.begun = 0
+			attempts = self._run_batch(guest, jobs) if len(jobs) > 1 else [self._run(guest, jobs[0])]
+			self._account(jobs, attempts)
 			if self._guest_lost:
+				return
+			if any(devexcl_splat.splats(attempt.console) for attempt in attempts):
 				break
-			if any(self.needs_fresh_boot(attempt) for attempt in attempts):
-				self._power_off(guest)
-				break
-		else:
-			self._power_off(guest)
-
-	def _next(self, queue: collections.deque) -> list[Job]:
-		"""The next job; with those that can be run in one go with it, if there are any."""
-		first = queue[0]
-		together = itertools.takewhile(lambda job: job.cell and job.program == first.program
-					       and job not in self._crashed, queue)
-		return list(itertools.islice(together, devexcl_batch.CELLS_AT_ONCE)) or [first]
-
-	def _account(self, attempt: Attempt, job: Job, queue: collections.deque) -> None:
-		queue.remove(job)
-		if attempt.how == CRASH and job not in self._crashed and not self.expected(job.name, self.release):
-			self._crashed.add(job)
-			queue.appendleft(job)	# once more, alone, in the next guest
-		else:
-			self.done += 1
-		self.finished(attempt)
-
-	def _begun(self, name: str) -> None:
-		self.position += 1
-		self.progress(self, name)
-
-	def _power_off(self, guest: Guest) -> None:
 		self.attempts[-1].console += guest.power_off()
+
+	def _take(self) -> list[Job]:
+		"""The next jobs: our own first, and at the end those with which each guest ends."""
+		collector = self.collector
+		if not self._own and not self._finishing:
+			jobs = collector.queue.take()
+			if jobs:
+				return jobs
+			self._finishing = True
+			idle = collector.last_jobs_taken and not any(attempt.place for attempt in self.attempts)
+			if not idle:
+				collector.last_jobs_taken = True
+				self._own.extend(collector.last_jobs)
+		return [self._own.popleft()] if self._own else []
+
+	def _account(self, jobs: list[Job], attempts: list[Attempt]) -> None:
+		"""Takes note of what is done with; the rest goes back."""
+		by_name = {job.name: job for job in jobs}
+		for attempt in attempts:
+			job = by_name.pop(attempt.name)
+			again = attempt.how == CRASH and job not in self._crashed and not self.collector.is_expected(job)
+			if again:
+				self._crashed.add(job)
+				self._own.appendleft(job)	# once more, alone, in the next guest
+			with self.collector.lock:
+				self.collector.done += not again
+			self.collector.tell_finished(attempt)
+		self.begun = 0
+		self.collector.queue.put_back(by_name.values())
+
+	def _tell(self, name: str) -> None:
+		self.begun += 1
+		self.running = name
+		self.collector.tell_progress()
+
+	# -- guests
 
 	@contextlib.contextmanager
 	def _boot(self) -> Iterator[Guest]:
 		"""A guest that is ready; a second try if the first one fails."""
+		collector = self.collector
 		for last_try in (False, True):
-			self.boots += 1
+			self._boot_number = collector.next_boot()
 			start = time.monotonic()
-			with Guest(self.image, accelerator=self.accelerator, cmdline=self.cmdline,
-				   console_log=self.folder / f'console-{self.boots}.log') as guest:
+			with Guest(collector.image, accelerator=collector.accelerator, cmdline=collector.cmdline,
+				   console_log=collector.folder / f'console-{self._boot_number}.log') as self._guest:
 				try:
-					console = guest.wait_until_ready()
+					if collector.stopping:
+						raise KeyboardInterrupt
+					console = self._guest.wait_until_ready()
 				except BootFailed as err:
+					if collector.stopping:
+						raise KeyboardInterrupt from err
 					if last_try:
 						raise
-					terminal.warn(f'boot {self.boots} failed, trying once more: {str(err).splitlines()[0]}')
+					terminal.warn(f'boot {self._boot_number} failed, trying once more: '
+						      f'{str(err).splitlines()[0]}')
 					continue
-				self._booted(guest, console, time.monotonic() - start)
-				yield guest
+				self._booted(self._guest, console, time.monotonic() - start)
+				try:
+					yield self._guest
+				finally:
+					self.running = ''
 				return
 
 	def _booted(self, guest: Guest, console: list[str], spent: float) -> None:
 		self.boot_seconds += spent
-		self.release = guest.hello.split(' ', 1)[0]
-		self._check_modules(guest, console)
-		self.attempts.append(Attempt('kernel', 'kernel.boot', self.boots, console=console, how='exit',
-					     output=['ok 1 boot'], notes=[guest.hello], seconds=spent))
-
-	def _check_modules(self, guest: Guest, console: list[str]) -> None:
+		self.collector.release = guest.hello.split(' ', 1)[0]
 		state = guest.hello.partition('modules=')[2]
 		if state not in ('loaded', 'builtin'):
 			raise DevexclError(f'The module could not be loaded: {state}\n'
 					   + '\n'.join('    ' + line for line in console[-10:]))
-
-	def _write_down(self, count: int) -> None:
-		"""Makes the first attempts final: their part of the console is complete."""
-		for attempt in self.attempts[self._written:count]:
-			self._record.write(json.dumps(dataclasses.asdict(attempt)) + '\n')
-		self._record.flush()
-		self._written = count
+		self.attempts.append(Attempt('kernel', 'kernel.boot', self._boot_number, console=console, how='exit',
+					     output=['ok 1 boot'], notes=[guest.hello], seconds=spent))
 
 	# -- what there is to run
 
-	def _plan(self, guest: Guest) -> list[Job]:
+	def _find_jobs(self, guest: Guest) -> list[Job]:
 		jobs: list[Job] = []
-		for program in self.image.programs:
-			listing = self._execute(guest, Attempt(program, f'{program}.list', self.boots), (f'./{program}', '-l'),
-						LIST_SECONDS)
+		for program in self.collector.image.programs:
+			listing = self._execute(guest, Attempt(program, f'{program}.list', self._boot_number),
+						(f'./{program}', '-l'), LIST_SECONDS)
 			if listing.lost:
 				raise DevexclError(f'The guest did not survive "{program} -l":\n'
 						   + '\n'.join(devexcl_splat.excerpt(listing.console)))
@@ -250,70 +315,72 @@ class Collector:
 			cells = devexcl_batch.parse_list(listing.output) if good else None
 			names = devexcl_ktap.parse_list(listing.output) if good else None
 			if cells is not None:
-				self.excluded[program] = devexcl_batch.parse_excluded(listing.output)
+				self.collector.excluded[program] = devexcl_batch.parse_excluded(listing.output)
 				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name), cell=True)
 					 for name in cells]
 			elif names is not None:
 				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name)) for name in names]
 			else:
 				jobs.append(Job(program, '', (f'./{program}',)))
-		last = [job for job in LAST_JOBS if job.command != ('@kmemleak',) or self.image.manifest['debug']]
-		return jobs + (last if self.image.modules else [])
-
-	def _select(self, jobs: list[Job]) -> list[Job]:
-		"""What is asked for; who is asked for a part only has excluded nothing."""
-		selected = select(jobs, self.patterns)
-		for program in {job.program for job in jobs if job not in set(selected)}:
-			self.excluded.pop(program, None)
-		return selected
+		image = self.collector.image
+		last = [job for job in LAST_JOBS if job.command != ('@kmemleak',) or image.manifest['debug']]
+		return jobs + (last if image.modules else [])
 
 	# -- one program
 
 	def _run(self, guest: Guest, job: Job) -> Attempt:
-		self._begun(job.name)
-		limit = self._limit(job.program, self.limits.test) if job.test else self.limits.program
-		attempt = self._execute(guest, Attempt(job.program, job.test, self.boots), job.command, limit,
-					previous=self.attempts[-1])
+		self._tell(job.name)
+		attempt = self._execute(guest, Attempt(job.program, job.test, self._boot_number, place=job.place), job.command,
+					self._limit(job), previous=self.attempts[-1])
 		self._keep([attempt])
-		self.spent[job.program] += attempt.seconds
+		self.collector.spent[job.program] += attempt.seconds
 		return attempt
+
+	def _limit(self, job: Job) -> float:
+		"""A test's limit, or what is left of its program's; the latter is not for cells, of which there are many."""
+		limits = self.collector.limits
+		if job.cell:
+			return limits.cell
+		return max(min(limits.test if job.test else limits.program, limits.program - self.collector.spent[job.program]), 1.0)
 
 	def _run_batch(self, guest: Guest, jobs: list[Job]) -> list[Attempt]:
 		"""Many cells in one go; the attempts of those that are done with."""
 		program, names = jobs[0].program, [job.test for job in jobs]
 		command = [jobs[0].command[0]] + [word for job in jobs for word in job.command[1:]]
-		limit = self._limit(program, self.limits.of_batch(len(jobs)))
-		whole = Attempt(program, '', self.boots)
+		whole = Attempt(program, '', self._boot_number)
+		places = {job.test: job.place for job in jobs}
 		try:
-			self._execute(guest, whole, command, limit, previous=self.attempts[-1])
+			self._execute(guest, whole, command, self.collector.limits.cell, previous=self.attempts[-1], batch=True)
 		except KeyboardInterrupt:
-			self._keep(devexcl_batch.Batch(whole, names).told())
+			self._keep(devexcl_batch.Batch(whole, names).told(), places)
 			raise
 		attempts = devexcl_batch.Batch(whole, names).settle()
-		self._keep(attempts)
-		self.spent[program] += whole.seconds
-		self.excluded.get(program, {}).update(devexcl_batch.parse_excluded(whole.output))
+		self._keep(attempts, places)
 		return attempts
 
-	def _limit(self, program: str, limit: float) -> float:
-		"""A test's limit, or what is left of its program's."""
-		return max(min(limit, self.limits.program - self.spent[program]), 1.0)
-
-	def _keep(self, attempts: list[Attempt]) -> None:
+	def _keep(self, attempts: list[Attempt], places: Optional[dict[str, int]] = None) -> None:
 		"""What comes now on the console is no longer about those before."""
-		self._write_down(len(self.attempts))
+		for attempt in attempts:
+			attempt.place = places[attempt.test] if places else attempt.place
+		self.write_down()
 		self.attempts += attempts
 
+	def write_down(self) -> None:
+		"""Makes the attempts so far final: their part of the console is complete."""
+		self.collector.write(self.attempts[self._written:])
+		self._written = len(self.attempts)
+
 	def _execute(self, guest: Guest, attempt: Attempt, command: Sequence[str], limit: float,
-		     previous: Optional[Attempt] = None) -> Attempt:
+		     previous: Optional[Attempt] = None, batch: bool = False) -> Attempt:
 		"""Has the guest run a program, and listens until both its ends are told of.
 
 		The channel tells the end, the console the marker after it: they are two
-		lines, and either may be the slower one.
+		lines, and either may be the slower one. The limit of a batch is how long
+		it may be silent.
 		"""
 		self._next_id += 1
 		number = str(self._next_id)
-		guest.send('run', number, str(int(limit * 1000)), attempt.name, *command)
+		guest.send('batch' if batch else 'run', number, str(int(limit * 1000)), attempt.name, *command)
 		start = time.monotonic()
 		deadline = start + limit + GRACE_SECONDS
 		part = ''
@@ -326,8 +393,9 @@ class Collector:
 				begun = begun or bool(ours and marker.group(1) == 'begin')
 				marked = marked or bool(ours and marker.group(1) == 'end')
 				cell = devexcl_splat.CELL.search(event.text)
-				if cell and not attempt.test:
-					self._begun(cell.group(1))
+				if cell and batch:
+					self._tell(cell.group(1))
+					deadline = time.monotonic() + limit + GRACE_SECONDS
 				(attempt if begun or not previous else previous).console.append(event.text)
 			elif event.kind == 'channel':
 				word, ident, text = (event.text.split(' ', 2) + ['', ''])[:3]
@@ -349,6 +417,8 @@ class Collector:
 					attempt.seconds = int(milliseconds) / 1000
 					ended = True
 					deadline = time.monotonic() + GRACE_SECONDS
+			elif self.collector.stopping:
+				raise KeyboardInterrupt
 			elif ended:
 				break		# the verdict is here; the console has been cut off
 			else:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Iterable, Iterator, Optional, Sequence
@@ -39,6 +40,7 @@ class Terminal:
 	"""
 
 	QUIET_SECONDS = 20
+	FLICKER_SECONDS = 0.1
 
 	def __init__(self, stream=None) -> None:
 		self.stream = stream or sys.stdout
@@ -46,6 +48,7 @@ class Terminal:
 		self.verbose = False
 		self._progress = ''
 		self._last = 0.0
+		self._lock = threading.RLock()
 
 	def _erase(self) -> None:
 		if self._progress:
@@ -53,28 +56,32 @@ class Terminal:
 			self._progress = ''
 
 	def say(self, text: str = '') -> None:
-		self._erase()
-		self.stream.write(text + '\n')
-		self.stream.flush()
+		with self._lock:
+			self._erase()
+			self.stream.write(text + '\n')
+			self.stream.flush()
 
 	def warn(self, text: str) -> None:
 		self.say('warning: ' + text)
 
 	def progress(self, text: str) -> None:
-		if self.tty:
-			width = shutil.get_terminal_size().columns - 1
-			self._erase()
-			self._progress = text[:width]
-			self.stream.write(self._progress)
-			self.stream.flush()
-		elif time.monotonic() - self._last >= self.QUIET_SECONDS:
-			self._last = time.monotonic()
-			self.stream.write(text + '\n')
+		now = time.monotonic()
+		if now - self._last < (self.FLICKER_SECONDS if self.tty else self.QUIET_SECONDS):
+			return
+		with self._lock:
+			self._last = now
+			if self.tty:
+				self._erase()
+				self._progress = text[:shutil.get_terminal_size().columns - 1]
+				self.stream.write(self._progress)
+			else:
+				self.stream.write(text + '\n')
 			self.stream.flush()
 
 	def clear(self) -> None:
-		self._erase()
-		self.stream.flush()
+		with self._lock:
+			self._erase()
+			self.stream.flush()
 
 
 terminal = Terminal()

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Iterable, Optional
 
@@ -29,6 +30,8 @@ BAD = (FAIL, CRASH, HANG, FIXED)
 TABLE = devexcl_known.KNOWN_BUGS.name
 
 KSFT_SKIP = 4
+# What a program of cells says when it has ended one that took too long.
+HUNG_CELL = re.compile(r'no end within \d+ seconds')
 SIGNALS = {4: 'SIGILL', 6: 'SIGABRT', 7: 'SIGBUS', 8: 'SIGFPE', 9: 'SIGKILL', 11: 'SIGSEGV', 14: 'SIGALRM'}
 
 
@@ -124,7 +127,8 @@ def _from_tap(attempt: Attempt, tap: devexcl_ktap.TapResult) -> Result:
 	if tap.verdict == FAIL:
 		reason = devexcl_ktap.failure_reason(tap.diagnostics) or reason or 'it says "not ok", and no more'
 	name = attempt.test or full_name(attempt.program, tap.name)
-	return Result(name, attempt.program, tap.verdict, reason, details=tap.diagnostics)
+	hung = tap.verdict == FAIL and HUNG_CELL.match(reason)
+	return Result(name, attempt.program, HANG if hung else tap.verdict, reason, details=tap.diagnostics)
 
 
 def _failure_of_the_run(attempt: Attempt, tap: devexcl_ktap.Tap,

@@ -33,6 +33,9 @@ NODES = 2
 NODE_MEMORY = '1G'
 CHANNEL_NAME = 'org.devexcl.channel'
 
+# More guests than that make nothing quicker.
+MOST_GUESTS = 4
+
 BOOT_SECONDS = 120	# a kernel with everything switched on, on a busy machine
 PROBE_SECONDS = 15
 POWEROFF_SECONDS = 20
@@ -111,6 +114,15 @@ def qemu_command(image: Image, initramfs: Path, accelerator: tuple[str, str], ar
 def dies_with_us(command: list[str]) -> list[str]:
 	"""If we are killed there is nobody left to stop QEMU."""
 	return ['setpriv', '--pdeathsig', 'KILL', *command] if shutil.which('setpriv') else command
+
+
+def guests_at_once() -> int:
+	"""As many as this machine has CPUs for, as tests seldom use more than one, and memory."""
+	free = re.search(r'^MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text(encoding='utf-8'), re.MULTILINE)
+	gigabytes = int(free.group(1)) >> 20 if free else 0
+	# A guest is not its memory only, and others want some as well.
+	fit = gigabytes // (2 * NODES * int(NODE_MEMORY[:-1]))
+	return max(1, min(MOST_GUESTS, len(os.sched_getaffinity(0)), fit))
 
 
 class Guest:

@@ -10,6 +10,7 @@ import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Mapping
 
 from devexcl_host import Timings, indent, seconds, terminal, write_atomically
 from devexcl_judge import KNOWN, PASS, SKIP, VERDICTS, Result
@@ -31,9 +32,12 @@ def count(results: list[Result]) -> dict[str, int]:
 
 
 def counts_line(results: list[Result]) -> str:
-	tally = count(results)
-	return ', '.join(f'{number} {verdict}' for verdict, number in tally.items()
-			 if number or verdict in (PASS, 'fail', SKIP))
+	return counts_text(count(results))
+
+
+def counts_text(tally: Mapping[str, int]) -> str:
+	return ', '.join(f'{tally[verdict]} {verdict}' for verdict in VERDICTS
+			 if tally[verdict] or verdict in (PASS, 'fail', SKIP))
 
 
 def _alike(results: list[Result]) -> list[list[Result]]:

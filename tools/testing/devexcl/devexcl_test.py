@@ -34,15 +34,17 @@ import devexcl_judge
 import devexcl_known
 import devexcl_ktap
 import devexcl_overlay
+import devexcl_plan
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
 import devexcl_splat
 import devexcl_tools
 from devexcl_attempt import CRASH, HANG, Attempt
-from devexcl_collect import Collector, Limits
+from devexcl_collect import Collector
 from devexcl_host import CANNOT_RUN, FAILED, INTERRUPTED, OK, DevexclError
 from devexcl_known import KnownBug
+from devexcl_plan import Job, Limits, Queue
 from devexcl_qemu import Event
 
 HERE = Path(__file__).resolve().parent
@@ -224,6 +226,7 @@ class JudgeTest(unittest.TestCase):
 		self.assertEqual(verdict('', how='stuck', code=60)[0], 'hang')
 		self.assertEqual(verdict('', how=HANG)[0], 'hang')
 		self.assertEqual(verdict('ok 1 x', how=CRASH)[0], 'crash')
+		self.assertEqual(verdict('# no end within 60 seconds\nnot ok 1 x', code=1), ('hang', 'no end within 60 seconds'))
 
 	def test_crash_is_repeated(self) -> None:
 		crash = attempt(how=CRASH, console=['Kernel panic - not syncing: x'])
@@ -344,7 +347,7 @@ class FakeGuest:
 		return ['booting']
 
 	def send(self, word: str, number: str = '', _limit: str = '', name: str = '', *command: str) -> None:
-		if word != 'run':
+		if word not in ('run', 'batch'):
 			return
 		if name in self.cells:
 			self.play_batch(number, name, [word for word in command[1:] if word != '-r'])
@@ -420,7 +423,6 @@ class FakeGuest:
 				out(f'ok {at} {cell}')
 			if behaviour == 'exits':
 				break
-		out('# excluded: 1 cells: late')
 		console(f'devexcl-test: end {number} {program}')
 		self.events.append(Event('channel', f'end {number} {how} {len(cells) * 500}'))
 
@@ -496,21 +498,21 @@ class CollectTest(QuietTest):
 		image = mock.Mock(tests=self.folder, manifest={'debug': False})
 		self.assertEqual(Limits.of(image), Limits(60, 90))
 		self.write('settings', 'timeout=0\n')
-		self.assertEqual(Limits.of(image, 5), Limits(5, devexcl_collect.PROGRAM_SECONDS))
+		self.assertEqual(Limits.of(image, 5), Limits(5, devexcl_plan.PROGRAM_SECONDS))
 		image.manifest['debug'] = True
 		self.write('settings', 'timeout=90\n')
-		self.assertEqual(Limits.of(image), Limits(5 * 60, 5 * 90))
-		self.assertEqual(Limits(60, 900).of_batch(120), 240)
+		self.assertEqual(Limits.of(image), Limits(600, 900, 2 * devexcl_plan.CELL_SECONDS))
 
 
 class BatchTest(QuietTest):
 	"""Many cells in one run of a program."""
 
-	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = ()) -> dict[str, str]:
+	def collect(self, script: dict[str, list], patterns: tuple[str, ...] = (), guests: int = 1,
+		    modules: tuple[str, ...] = ()) -> dict[str, str]:
 		self.script = {'many.list': ['list cells'], 'cells': ['many'], **script}
-		image = mock.Mock(programs=['many'], modules=[], manifest={'debug': False})
+		image = mock.Mock(programs=['many'], modules=list(modules), manifest={'debug': False})
 		self.seen: list[str] = []
-		self.collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns),
+		self.collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=list(patterns), guests=guests,
 					   progress=lambda collector, name: self.seen.append(f'{collector.position} {name}'))
 		with mock.patch.object(devexcl_collect, 'Guest', lambda *args, **kwargs: FakeGuest(self.script)):
 			with contextlib.suppress(KeyboardInterrupt):
@@ -535,7 +537,7 @@ class BatchTest(QuietTest):
 				 ['kernel.boot', 'many.a', 'many.b', 'many.c', 'many.d.half'])
 
 	def test_size(self) -> None:
-		with mock.patch.object(devexcl_batch, 'CELLS_AT_ONCE', 3):
+		with mock.patch.object(devexcl_plan, 'CELLS_AT_ONCE', 3):
 			self.assertEqual(self.collect({}), self.ALL)
 		self.assertEqual(self.collector.boots, 1)
 		# One that is left over is run like any other test.
@@ -599,6 +601,56 @@ class BatchTest(QuietTest):
 	def test_interrupted(self) -> None:
 		self.assertEqual(self.collect({'many.c': ['interrupt']}), {'a': 'pass', 'b': 'pass'})
 
+	def test_two_guests(self) -> None:
+		"""Who did what must not be seen in the results."""
+		with mock.patch.object(devexcl_plan, 'FEWEST_AT_ONCE', 2):
+			self.assertEqual(self.collect({}, guests=2, modules=('x',)),
+					 {**self.ALL, 'module.unload': 'pass', 'module.reload': 'pass'})
+		self.assertEqual(list(self.results), ['kernel.boot', 'many.a', 'many.b', 'many.c', 'many.d.half', 'module.unload',
+						      'module.reload'])
+		self.assertEqual((sorted(self.batches()), self.collector.boots), (['a b', 'c d.half'], 2))
+		self.assertEqual([item.name for item in devexcl_attempt.read_record(self.folder)],
+				 [item.name for item in self.collector.attempts])
+
+	def test_one_of_two_guests_crashes(self) -> None:
+		with mock.patch.object(devexcl_plan, 'FEWEST_AT_ONCE', 2):
+			self.assertEqual(self.collect({'many.a': ['panic'], 'many.c': ['dies']}, guests=2),
+					 {**self.ALL, 'a': 'crash', 'c': 'fail'})
+		self.assertEqual(self.results['many.a'].reason, 'crash (2 of 2): Kernel panic - not syncing: x')
+		self.assertEqual(self.collector.boots, 4)
+
+	def test_what_ends_one_guest_ends_all(self) -> None:
+		with mock.patch.object(devexcl_plan, 'FEWEST_AT_ONCE', 2):
+			verdicts = self.collect({'many.d.half': ['interrupt']}, guests=2)
+		self.assertEqual(verdicts['c'], 'pass')
+		self.assertNotIn('d.half', verdicts)
+		self.assertFalse(self.collector.complete)
+
+	def test_few_jobs_for_two_guests(self) -> None:
+		self.collect({}, patterns=('many',), guests=2)
+		self.assertEqual(self.collector.boots, 1)
+
+	def test_queue(self) -> None:
+		jobs = [Job('one', 'one.a', ()), *(Job('many', f'many.{at}', (), cell=True) for at in range(300)),
+			Job('more', 'more.a', (), cell=True)]
+		queue = Queue(jobs, guests=2)
+		first, second = queue.take(), queue.take()
+		self.assertEqual([[job.place for job in jobs][::len(jobs) - 1 or 1] for jobs in (first, second)], [[1], [2, 76]])
+		queue.put_back(second[1:])
+		taken = []
+		while len(queue):
+			taken.append(queue.take())
+		self.assertEqual([job.place for jobs in taken for job in jobs], list(range(3, 303)))
+		self.assertEqual([len(jobs) for jobs in taken[-3:]], [10, 10, 1])
+		self.assertEqual({job.program for job in taken[-1]}, {'more'})
+		self.assertEqual(queue.take(), [])
+
+	def test_guests_at_once(self) -> None:
+		for kilobytes, cpus, guests in ((64 << 20, 2, 2), (64 << 20, 64, 4), (5 << 20, 8, 1), (1 << 20, 8, 1), (64 << 20, 1, 1)):
+			with mock.patch.object(Path, 'read_text', return_value=f'x\nMemAvailable: {kilobytes} kB\n'), \
+			     mock.patch.object(os, 'sched_getaffinity', return_value=set(range(cpus))):
+				self.assertEqual(devexcl_qemu.guests_at_once(), guests)
+
 	def test_fault_is_charged_to_the_last(self) -> None:
 		whole = Attempt('many', '', 1, how='exit', faults=['module x still has 1 references'],
 				output=['#  RUN           many.a ...', 'ok 1 many.a', '#  RUN           many.b ...', 'ok 2 many.b'])
@@ -621,7 +673,7 @@ class BatchTest(QuietTest):
 
 	def test_sums(self) -> None:
 		self.collect({})
-		self.assertEqual(self.collector.excluded, {'many': {'no half': 7, 'not here': 2, 'late': 1}})
+		self.assertEqual(self.collector.excluded, {'many': {'no half': 7, 'not here': 2}})
 		results = list(self.results.values())
 		for result in results[1:]:
 			result.verdict, result.reason = 'skip', 'no such machine'
@@ -629,7 +681,7 @@ class BatchTest(QuietTest):
 					     devexcl_host.Timings(), self.folder)
 		said = self.said.getvalue()
 		self.assertIn('skip   many: 4 tests: no such machine\n', said)
-		self.assertIn('many: 0 run, 4 skipped, 10 excluded\n       | 7 excluded: no half\n', said)
+		self.assertIn('many: 0 run, 4 skipped, 9 excluded\n       | 7 excluded: no half\n', said)
 
 
 class ChannelTest(unittest.TestCase):

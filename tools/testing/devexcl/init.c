@@ -18,6 +18,9 @@
  *   run <id> <milliseconds> <name> <program> [<argument>...]
  *                       run one program, give it that long. A program whose
  *                       name begins with '@' is one of the applets below.
+ *   batch <id> <milliseconds> <name> <program> [<argument>...]
+ *                       the same, but the time counts from the last thing that
+ *                       the program has printed
  *   poweroff            end the guest
  *
  * Guest to host:
@@ -73,7 +76,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PROTOCOL_VERSION	1
+#define PROTOCOL_VERSION	2
 #define CHANNEL_NAME		"org.devexcl.channel"
 #define TEST_DIR		"/devexcl"
 #define MODULE_DIR		"/modules"
@@ -446,6 +449,8 @@ struct job {
 	const char *id;
 	pid_t pid;
 	int output;		/* our end of its stdout and stderr, or -1 */
+	bool renews;		/* what it prints gives it time */
+	long long since;	/* when its time began */
 	bool done;
 	int status;		/* as waitpid() gives it */
 	char line[MAX_LINE];	/* output that is not a whole line yet */
@@ -500,6 +505,8 @@ static bool pump_output(struct job *job)
 	n = read(job->output, buf, sizeof(buf));
 	if (n < 0)
 		return errno == EINTR || errno == EAGAIN;
+	if (job->renews)
+		job->since = now_ms();
 	for (i = 0; i < n; i++) {
 		if (buf[i] == '\n') {
 			flush_line(job, "out");
@@ -638,10 +645,16 @@ static void check_module_references(const char *id)
 	}
 }
 
-static void run_job(char *id, long long timeout, char *name, char **argv)
+static void run_job(char *id, long long timeout, bool renews, char *name,
+		    char **argv)
 {
-	struct job job = { .id = id, .output = -1 };
 	long long start = now_ms();
+	struct job job = {
+		.id = id,
+		.output = -1,
+		.renews = renews,
+		.since = start,
+	};
 	const char *how;
 	int code;
 
@@ -655,7 +668,7 @@ static void run_job(char *id, long long timeout, char *name, char **argv)
 		job.status = 127 << 8;
 	}
 	while (!job.done) {
-		long long left = start + timeout - now_ms();
+		long long left = job.since + timeout - now_ms();
 
 		if (left <= 0)
 			break;
@@ -881,8 +894,10 @@ static void obey(char *line)
 
 	if (argc == 1 && !strcmp(argv[0], "poweroff"))
 		power_off();
-	else if (argc >= 5 && !strcmp(argv[0], "run"))
-		run_job(argv[1], atoll(argv[2]), argv[3], argv + 4);
+	else if (argc >= 5 && (!strcmp(argv[0], "run") ||
+			       !strcmp(argv[0], "batch")))
+		run_job(argv[1], atoll(argv[2]), !strcmp(argv[0], "batch"),
+			argv[3], argv + 4);
 	else if (argc)
 		send_message("note", "0", "unknown command %s", argv[0]);
 }
