@@ -722,9 +722,15 @@ static void print_cells(const char *subject, const struct operation *ops,
 	struct cell cell;
 
 	puts("# TESTS");
-	for_each_cell(cell, ops, nr_ops)
-		if (!excluded(&cell))
+	for_each_cell(cell, ops, nr_ops) {
+		const char *why = excluded(&cell);
+
+		if (!why)
 			puts(cell_name(subject, &cell));
+		else if (cell.hold == HOLD_ALL)	/* no hold makes sense */
+			printf("# without %s: %s\n", cell_name(subject, &cell),
+			       why);
+	}
 }
 
 /* Rules, and how many cells each has excluded. */
