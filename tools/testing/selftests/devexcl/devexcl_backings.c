@@ -442,9 +442,10 @@ static const char *make_migrating(struct cell *cell)
 }
 
 #define THP_TRAITS	(TRAIT_LARGE | TRAIT_PMD_SIZE | TRAIT_SINGLE)
+#define MTHP_TRAITS	(TRAIT_LARGE | TRAIT_SINGLE)
 
 const struct backing backings[] = {
-	{ "base", 0, 0, make_base },
+	{ "base", TRAIT_TYPICAL, 0, make_base },
 	{ "zero", TRAIT_ZERO, 0, make_zero },
 	{ "heap", TRAIT_HEAP, 0, make_heap },
 	{ "stack", TRAIT_STACK, 0, make_stack },
@@ -456,17 +457,18 @@ const struct backing backings[] = {
 	{ "fork_child", TRAIT_FORK, 0, make_fork_child },
 	{ "file_cow", TRAIT_FILE, 0, make_file },
 	{ "shmem_cow", TRAIT_FILE, 0, make_shmem },
-	{ "thp", THP_TRAITS | TRAIT_FIRST, 0, make_thp },
-	{ "thp_first_pte", THP_TRAITS | TRAIT_FIRST, 0, make_thp_pte },
-	{ "thp_middle_pte", THP_TRAITS, 50, make_thp_pte },
-	{ "thp_last_pte", THP_TRAITS, 100, make_thp_pte },
-	{ "mthp_16k", TRAIT_LARGE | TRAIT_SINGLE, 16, make_mthp },
-	{ "mthp_32k", TRAIT_LARGE | TRAIT_SINGLE, 32, make_mthp },
-	{ "mthp_64k", TRAIT_LARGE | TRAIT_SINGLE, 64, make_mthp },
-	{ "mthp_128k", TRAIT_LARGE | TRAIT_SINGLE, 128, make_mthp },
-	{ "mthp_256k", TRAIT_LARGE | TRAIT_SINGLE, 256, make_mthp },
-	{ "mthp_512k", TRAIT_LARGE | TRAIT_SINGLE, 512, make_mthp },
-	{ "mthp_1024k", TRAIT_LARGE | TRAIT_SINGLE, 1024, make_mthp },
+	{ "thp", THP_TRAITS | TRAIT_FIRST | TRAIT_ALIKE, 0, make_thp },
+	{ "thp_first_pte", THP_TRAITS | TRAIT_FIRST | TRAIT_ALIKE, 0,
+	  make_thp_pte },
+	{ "thp_middle_pte", THP_TRAITS | TRAIT_ALIKE, 50, make_thp_pte },
+	{ "thp_last_pte", THP_TRAITS | TRAIT_TYPICAL, 100, make_thp_pte },
+	{ "mthp_16k", MTHP_TRAITS | TRAIT_ALIKE, 16, make_mthp },
+	{ "mthp_32k", MTHP_TRAITS | TRAIT_ALIKE, 32, make_mthp },
+	{ "mthp_64k", MTHP_TRAITS | TRAIT_TYPICAL, 64, make_mthp },
+	{ "mthp_128k", MTHP_TRAITS | TRAIT_ALIKE, 128, make_mthp },
+	{ "mthp_256k", MTHP_TRAITS | TRAIT_ALIKE, 256, make_mthp },
+	{ "mthp_512k", MTHP_TRAITS | TRAIT_ALIKE, 512, make_mthp },
+	{ "mthp_1024k", MTHP_TRAITS | TRAIT_ALIKE, 1024, make_mthp },
 	{ "migrating", TRAIT_MOVING | TRAIT_SINGLE, 0, make_migrating },
 };
 

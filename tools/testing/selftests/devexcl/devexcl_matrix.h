@@ -62,6 +62,9 @@ do {									\
 #define TRAIT_FIRST	(1U << 9)	/* nothing comes before the target */
 #define TRAIT_HEAP	(1U << 10)	/* the end of the heap */
 #define TRAIT_STACK	(1U << 11)	/* grows downwards */
+/* Rows that take long make do with the few of the first, or without the second. */
+#define TRAIT_TYPICAL	(1U << 12)	/* stands for all of its kind */
+#define TRAIT_ALIKE	(1U << 13)	/* a large folio much like the typical one */
 
 /**
  * struct backing - a column
