@@ -226,17 +226,29 @@ static const char *make_mthp(struct cell *cell)
 
 /* Swap */
 
+static bool all_swapped(const struct mem *mem)
+{
+	size_t page;
+
+	for (page = 0; page < mem->pages; page++)
+		if (entry_of(page_of(mem, page)) != ENTRY_SWAP)
+			return false;
+	return true;
+}
+
+/* A page in a batch of some CPU is not paged out: more than one try. */
 static const char *swap_out(struct cell *cell)
 {
 	struct mem *mem = &cell->mem;
-	size_t page;
+	int tries;
 
-	TRY(must("madvise", madvise(mem->p, mem->size, MADV_PAGEOUT)));
-	for (page = 0; page < mem->pages; page++)
-		if (entry_of(page_of(mem, page)) != ENTRY_SWAP)
-			return skip("page %zu was not swapped out: is swap on?",
-				    page);
-	return NULL;
+	for (tries = 0; tries < 10; tries++) {
+		TRY(must("madvise", madvise(mem->p, mem->size, MADV_PAGEOUT)));
+		if (all_swapped(mem))
+			return NULL;
+		drain_lru_batches();
+	}
+	return skip("pages are not swapped out: is swap on?");
 }
 
 /* Swapped out, and read since: what swap holds is still good. */

@@ -401,6 +401,27 @@ static const char *check_moved(struct cell *cell, const struct expect *expect)
 					 pages * page_size()));
 }
 
+/* Who looks for written pages is told of those that the device wrote. */
+static const char *check_written(struct cell *cell, const struct expect *expect)
+{
+	size_t page;
+
+	if (!cell->soft_dirty || expect->soft_clean)
+		return NULL;
+	for (page = 0; page < cell->mem.pages; page++) {
+		const char *p = place_of(cell, expect, page);
+
+		if (!cell->held[page] || !p ||
+		    (is_reached(cell, expect, page) &&
+		     expect->data == DATA_FRESH))
+			continue;
+		if (!(pagemap_of(p) & PAGEMAP_SOFT_DIRTY))
+			return fail("page %zu, which the device wrote, is not soft-dirty",
+				    page);
+	}
+	return NULL;
+}
+
 static const char *check_contents(struct cell *cell, const struct expect *expect)
 {
 	size_t page;
@@ -540,6 +561,7 @@ static const char *run_cell(struct cell *cell)
 				      cell->mem.size)));
 	if (op->prepare)
 		TRY(op->prepare(cell));
+	cell->soft_dirty = clear_soft_dirty();
 	TRY(acquire_cell(cell));
 
 	TRY(op->act(cell));
@@ -549,6 +571,7 @@ static const char *run_cell(struct cell *cell)
 	TRY(check_ownership(cell, &expect, &taken, &lost));
 	TRY(check_events(&expect, &taken, lost));
 	TRY(check_moved(cell, &expect));
+	TRY(check_written(cell, &expect));
 	TRY(check_contents(cell, &expect));
 	if (op->finish)
 		TRY(op->finish(cell));

@@ -134,6 +134,8 @@ enum reach {
  *	holds for all of that
  * @splits: SPLITS_*: what the operation splits, if it is large enough; that
  *	takes neighbours as well
+ * @soft_clean: the operation forgets, or need not know, which pages were
+ *	written; else those that the device wrote are soft-dirty
  */
 struct expect {
 	enum taken_what taken;
@@ -143,6 +145,7 @@ struct expect {
 	bool neighbours_too;
 	enum reach reach;
 	unsigned int splits;
+	bool soft_clean;
 };
 
 /**
@@ -202,6 +205,7 @@ enum hold {
  * @pages: pages of the target
  * @near: pages on each side of the target that count as neighbours
  * @held: which pages the device acquired; one byte for each of @mem
+ * @soft_dirty: soft-dirty bits are there, and were clear before that
  * @moved_to: where the operation moved the target, or what else it reached
  * @fd: of the file, for a backing of a file; else -1
  * @child: a process that the backing made; ended with the cell
@@ -218,6 +222,7 @@ struct cell {
 	size_t pages;
 	size_t near;
 	unsigned char *held;
+	bool soft_dirty;
 	char *moved_to;
 	int fd;
 	pid_t child;
