@@ -34,6 +34,7 @@ FIXTURE(disturb) {
 	struct dev dev;
 	struct mem mem;
 	struct mem twin;	/* for ksmd to merge with */
+	int error;		/* of a disturbance that must work */
 };
 
 /**
@@ -175,7 +176,10 @@ static const char *have_a_child(FIXTURE_DATA(disturb) *self, unsigned long n)
 
 	if (!pid)
 		_exit(0);
-	waitpid(pid, NULL, 0);
+	if (pid < 0)
+		self->error = errno;
+	else
+		waitpid(pid, NULL, 0);
 	return NULL;
 }
 
@@ -337,6 +341,7 @@ TEST_F_TIMEOUT(disturb, sum, TIMEOUT)
 	write_file(KSM_DIR "run", "0");
 
 	expect_data(&self->mem, 0, PAGES);
+	EXPECT_EQ(0, self->error);
 	if (impossible)
 		SKIP(return, "%s", impossible);
 	TH_LOG("%lu rounds, the device added %llu times", n,
