@@ -586,7 +586,7 @@ static const char *act_pkey_mprotect(struct cell *cell)
 /* Soft-dirty bits are cleared in all of an address space. */
 #define REVOKED_BY_SOFT_DIRTY						\
 	{ TAKEN, CAUSE(SOFT_DIRTY), ENTRY_IS(EXCLUSIVE), DATA_KEPT,	\
-	  .neighbours_too = true }
+	  .reach = REACH_ALL, .soft_clean = true }
 
 #define NOTHING_MOVES							\
 	.except = { TRAIT_MOVING, "what moves is on its way at times" }
