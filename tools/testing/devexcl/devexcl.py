@@ -25,8 +25,10 @@ from typing import Optional
 
 import devexcl_build
 import devexcl_check
+import devexcl_html
 import devexcl_judge
 import devexcl_known
+import devexcl_matrix
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
@@ -35,9 +37,11 @@ from devexcl_attempt import Attempt, read_record
 from devexcl_build import Image, Variant
 from devexcl_collect import Collector
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
-			  seconds, terminal)
+			  seconds, terminal, write_atomically)
+from devexcl_matrix import Run
 from devexcl_overlay import Overlay
 from devexcl_plan import Limits
+from devexcl_report import MATRIX_HTML
 
 LOGS_KEPT = 20
 
@@ -207,6 +211,19 @@ def cmd_judge(args: argparse.Namespace) -> int:
 	return exit_code(results)
 
 
+def cmd_matrix(args: argparse.Namespace) -> int:
+	"""The matrix of earlier runs, as a page or as text."""
+	matrix = devexcl_matrix.put_together(devexcl_matrix.find_runs(args.results))
+	if args.text:
+		for line in devexcl_matrix.all_as_text(matrix, terminal.width()):
+			terminal.say(line)
+		return OK
+	path = Path(args.output)
+	write_page(matrix, path)
+	terminal.say(str(path.absolute()))
+	return OK
+
+
 def cmd_check(args: argparse.Namespace) -> int:
 	"""All checks. One that cannot be run is a failed one, and the others go on."""
 	table = devexcl_check.Table()
@@ -281,12 +298,20 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
 		'toolchain': image.manifest['toolchain'], 'interrupted': interrupted,
-		'complete': collector.complete, 'excluded': collector.excluded,
+		'complete': collector.complete, 'excluded': collector.excluded, 'layouts': collector.layouts,
 	}
 	results = devexcl_judge.judge(collector.attempts, bugs, collector.release, collector.complete)
 	devexcl_report.write_all(results, facts, session.timings, session.folder)
-	devexcl_report.print_summary(results, facts, session.timings, session.folder)
+	matrix = devexcl_matrix.put_together([Run({**facts, 'times': session.timings.spent}, results)])
+	if matrix.subjects:
+		write_page(matrix, session.folder / MATRIX_HTML)
+	devexcl_report.print_summary(results, facts, session.timings, session.folder,
+				     devexcl_matrix.as_text(matrix, 0, terminal.width(), short=True))
 	return results, interrupted
+
+
+def write_page(matrix: devexcl_matrix.Matrix, path: Path) -> None:
+	write_atomically(path, devexcl_html.page(matrix))
 
 
 class Progress:
@@ -379,6 +404,10 @@ def make_parser() -> argparse.ArgumentParser:
 	judge = add('judge', cmd_judge, 'Judge a recorded run again, for example after a change of known-bugs.txt.',
 		    add_judge)
 	judge.add_argument('folder', help='the folder of results, such as results/latest')
+	matrix = add('matrix', cmd_matrix, 'The matrix of recorded runs, kernels side by side: a page of HTML, or text.')
+	matrix.add_argument('-o', '--output', default=MATRIX_HTML, metavar='FILE', help='where to (default: %(default)s)')
+	matrix.add_argument('--text', action='store_true', help='to the terminal, one letter a cell')
+	matrix.add_argument('results', nargs='+', metavar='RESULTS', help='folders of results, also those of "check"')
 	apply = add('apply', cmd_apply, 'Put the overlay into a kernel tree of yours, to make patches from it.')
 	apply.add_argument('tree', metavar='DIR', help='the kernel tree; it is changed')
 	return parser

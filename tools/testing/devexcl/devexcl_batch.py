@@ -19,6 +19,8 @@ import devexcl_splat
 from devexcl_attempt import Attempt
 
 HEADER = '# TESTS'
+# A kind of memory with which an operation makes no sense, however it is held.
+WITHOUT = re.compile(r'#\s*without (\S+): (.+)')
 EXCLUDED = re.compile(r'#\s*excluded: (\d+) cells?: (.+)')
 
 
@@ -28,6 +30,19 @@ def parse_list(lines: Iterable[str]) -> Optional[list[str]]:
 	if HEADER not in lines:
 		return None
 	return [line for line in lines[lines.index(HEADER):] if line and not line.startswith('#')]
+
+
+def parse_layout(lines: Iterable[str]) -> list[list[str]]:
+	"""All cells there could be, in their order: [name, why it makes no sense, or '']."""
+	lines = [line.strip() for line in lines]
+	layout = []
+	for line in lines[lines.index(HEADER) + 1:]:
+		without = WITHOUT.match(line)
+		if without:
+			layout.append([without.group(1), without.group(2)])
+		elif line and not line.startswith('#'):
+			layout.append([line, ''])
+	return layout
 
 
 def parse_excluded(lines: Iterable[str]) -> dict[str, int]:

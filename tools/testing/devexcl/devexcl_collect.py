@@ -59,6 +59,7 @@ class Collector:
 		self.boots = 0
 		self.complete = False		# has every test there is been run?
 		self.excluded: dict[str, dict[str, int]] = {}
+		self.layouts: dict[str, list[list[str]]] = {}	# of the matrix: devexcl_batch.parse_layout()
 		self.release = ''
 		self.spent: dict[str, float] = collections.defaultdict(float)
 		self.stopping = False
@@ -316,6 +317,7 @@ class Worker:
 			names = devexcl_ktap.parse_list(listing.output) if good else None
 			if cells is not None:
 				self.collector.excluded[program] = devexcl_batch.parse_excluded(listing.output)
+				self.collector.layouts[program] = devexcl_batch.parse_layout(listing.output)
 				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name), cell=True)
 					 for name in cells]
 			elif names is not None:

@@ -78,6 +78,9 @@ class Terminal:
 				self.stream.write(text + '\n')
 			self.stream.flush()
 
+	def width(self) -> int:
+		return shutil.get_terminal_size((120, 24)).columns
+
 	def clear(self) -> None:
 		with self._lock:
 			self._erase()

@@ -10,7 +10,7 @@ import re
 import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from devexcl_host import Timings, indent, seconds, terminal, write_atomically
 from devexcl_judge import KNOWN, PASS, SKIP, VERDICTS, Result
@@ -19,9 +19,11 @@ SLOWEST = 5
 SHOWN_LINES = 12
 # More tests of a program with one reason are told of in one line.
 ALIKE = 3
+# Of so many failures all is shown that one needs to see, of so many a line.
+AT_LENGTH, MOST_BAD = 20, 80
 # So many failures are repeated one by one, more by their programs.
 NAMED = 12
-RESULTS_JSON, JUNIT_XML, RAW_KTAP = 'results.json', 'junit.xml', 'raw.ktap'
+RESULTS_JSON, JUNIT_XML, RAW_KTAP, MATRIX_HTML = 'results.json', 'junit.xml', 'raw.ktap', 'matrix.html'
 
 NOT_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
@@ -44,24 +46,33 @@ def _alike(results: list[Result]) -> list[list[Result]]:
 	"""Those that were skipped, or are known, for one reason; whatever is bad stands alone."""
 	groups: dict[object, list[Result]] = {}
 	for result in results:
-		key = id(result) if result.bad else (result.program, result.reason, result.bug)
+		key = id(result) if result.bad else result.bug or result.reason
 		groups.setdefault(key, []).append(result)
 	return list(groups.values())
 
 
-def print_excluded(results: list[Result], excluded: dict[str, dict[str, int]]) -> None:
-	"""The sums of programs that leave out combinations which make no sense."""
-	for program, reasons in excluded.items():
-		skipped = sum(result.verdict == SKIP for result in results if result.program == program)
-		run = sum(result.program == program for result in results) - skipped
-		terminal.say(f'{program}: {run} run, {skipped} skipped, {sum(reasons.values())} excluded')
-		for why, number in reasons.items():
-			terminal.say(f'       | {number} excluded: {why}')
+def print_sums(results: list[Result], excluded: dict[str, dict[str, int]]) -> None:
+	"""The sums of the matrix, which leaves out combinations that make no sense."""
+	cells = [result for result in results if result.program in excluded]
+	skipped = sum(result.verdict == SKIP for result in cells)
+	reasons: collections.Counter = collections.Counter()
+	for counts in excluded.values():
+		reasons.update(counts)
+	if not cells:
+		return
+	left_out = sum(reasons.values())
+	terminal.say(f'Matrix:  {len(cells) + left_out} cells: {len(cells) - skipped} run, {skipped} skipped, {left_out} excluded')
+	for why, number in reasons.most_common():
+		terminal.say(f'       | {number} excluded: {why}')
 
 
-def verdict_line(result: Result, alike: int = 1) -> str:
-	"""One line on a test, or on so many of its program that have the same to say."""
-	line = f'{result.verdict:5}  {result.name if alike <= ALIKE else f"{result.program}: {alike} tests"}'
+def verdict_line(result: Result, alike: Sequence[Result] = ()) -> str:
+	"""One line on a test, or on many that have the same to say."""
+	what = result.name
+	if len(alike) > ALIKE:
+		programs = collections.Counter(other.program for other in alike)
+		what = f'{len(alike)} tests (' + ', '.join(f'{program} {number}' for program, number in programs.items()) + ')'
+	line = f'{result.verdict:5}  {what}'
 	if result.verdict == KNOWN:
 		return f'{line}: {result.bug}'
 	return f'{line}: {result.reason}' if result.reason else line
@@ -75,16 +86,30 @@ def print_details(result: Result) -> None:
 			terminal.say(indent('\n'.join(lines), '       | '))
 
 
-def print_summary(results: list[Result], facts: dict, timings: Timings, folder: Path) -> None:
+def print_failures(results: list[Result]) -> None:
+	"""Whatever did not pass, and why; of many failures the first ones at length."""
+	bad = [result for verdict in VERDICTS for result in results if result.verdict == verdict and result.bad]
+	for number, result in enumerate(bad[:MOST_BAD]):
+		terminal.say(verdict_line(result))
+		if number < AT_LENGTH:
+			print_details(result)
+	if len(bad) > MOST_BAD:
+		terminal.say(f'... and {len(bad) - MOST_BAD} more')
+	for verdict in (KNOWN, SKIP):
+		for alike in _alike([result for result in results if result.verdict == verdict]):
+			for result in alike[:1] if len(alike) > ALIKE else alike:
+				terminal.say(verdict_line(result, alike))
+
+
+def print_summary(results: list[Result], facts: dict, timings: Timings, folder: Path, matrix: Sequence[str] = ()) -> None:
 	"""For people: what went wrong and why first, then the numbers."""
 	terminal.say('')
-	for verdict in VERDICTS:
-		for alike in _alike([result for result in results if result.verdict == verdict != PASS]):
-			for result in alike[:1] if len(alike) > ALIKE else alike:
-				terminal.say(verdict_line(result, len(alike)))
-				if result.bad:
-					print_details(result)
-	print_excluded(results, facts.get('excluded', {}))
+	print_failures(results)
+	if matrix:
+		terminal.say('')
+	for line in matrix:
+		terminal.say(line)
+	print_sums(results, facts.get('excluded', {}))
 	slow = sorted((result for result in results if result.seconds >= 1), key=lambda result: -result.seconds)
 	if slow:
 		terminal.say('')
@@ -92,6 +117,8 @@ def print_summary(results: list[Result], facts: dict, timings: Timings, folder: 
 						     for result in slow[:SLOWEST]))
 	terminal.say(f'Times:   {timings}')
 	terminal.say(f'Results: {folder}')
+	if matrix:
+		terminal.say(f'Picture: {folder / MATRIX_HTML}')
 	bad = [result for result in results if result.bad]
 	if bad:
 		terminal.say(f'Repeat:  {repeat_command(bad, facts["origin"])}')
