@@ -343,8 +343,9 @@ static const char *make_fork_child(struct cell *cell)
 	TRY(make_base(cell));
 	pid = fork();
 	if (pid > 0) {
-		waitpid(pid, NULL, 0);
-		_exit(0);
+		int status = wait_child(pid);
+
+		_exit(status < 0 ? 128 - status : status);
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	return must("fork", pid);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -544,6 +545,24 @@ static const char *break_driver(struct cell *cell)
 						  0)) : NULL;
 }
 
+/* Everything up to the operation. */
+static const char *set_up_cell(struct cell *cell)
+{
+	TRY(cell->backing->make(cell));
+	if (cell->backing->traits & TRAIT_LARGE)
+		fill_near(cell);
+	if (!cell->held)
+		cell->held = calloc(cell->mem.pages, 1);
+	TRY(must("open device", dev_open(&cell->dev, 0)));
+	TRY(break_driver(cell));
+	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
+				      cell->mem.size)));
+	if (cell->op->prepare)
+		TRY(cell->op->prepare(cell));
+	cell->soft_dirty = clear_soft_dirty();
+	return acquire_cell(cell);
+}
+
 static const char *run_cell(struct cell *cell)
 {
 	const struct operation *op = cell->op;
@@ -551,19 +570,7 @@ static const char *run_cell(struct cell *cell)
 	struct taken taken;
 	uint64_t lost;
 
-	TRY(cell->backing->make(cell));
-	if (cell->backing->traits & TRAIT_LARGE)
-		fill_near(cell);
-	cell->held = calloc(cell->mem.pages, 1);
-	TRY(must("open device", dev_open(&cell->dev, 0)));
-	TRY(break_driver(cell));
-	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
-				      cell->mem.size)));
-	if (op->prepare)
-		TRY(op->prepare(cell));
-	cell->soft_dirty = clear_soft_dirty();
-	TRY(acquire_cell(cell));
-
+	TRY(set_up_cell(cell));
 	TRY(op->act(cell));
 
 	expect = expect_of(cell);
@@ -578,6 +585,314 @@ static const char *run_cell(struct cell *cell)
 	end_child(cell);
 	TRY(check_again(cell, &expect));
 	return check_counts(cell, &expect);
+}
+
+/* What a cell's process, or a child of it, leaves behind for its parent. */
+static char *report;
+#define REPORT_SIZE	512
+
+/* The report of a child as a verdict. */
+static const char *read_report(void)
+{
+	const char *ret = NULL;
+
+	if (report[0] == IS_SKIP)
+		ret = skip("%s", report + 1);
+	else if (report[0] == IS_FAIL)
+		ret = fail("%s", report + 1);
+	report[0] = 0;
+	return ret;
+}
+
+const char *claim_in_child(struct cell *cell,
+			   const char *(*fn)(struct cell *cell))
+{
+	pid_t pid = fork();
+	int status;
+
+	TRY(must("fork", pid));
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		snprintf(report, REPORT_SIZE, "%s", fn(cell) ?: "");
+		_exit(0);
+	}
+	status = wait_child(pid);
+	TRY(read_report());
+	return status ? fail("the child ended with %d", status) : NULL;
+}
+
+/* Cells whose owner ends */
+
+/* Longer than anything takes that a process left behind when it ended. */
+#define LATE_SECONDS	10
+
+/* Bits of /proc/kpageflags */
+#define KPF_ANON	(1ULL << 12)
+
+static void *map_shared(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static bool is_late(const struct timespec *since)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec - since->tv_sec > LATE_SECONDS;
+}
+
+/* What a file of /proc that has a word for each page frame says. */
+static uint64_t frame_word(const char *name, uint64_t pfn)
+{
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	uint64_t word = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &word, sizeof(word), pfn * sizeof(word)) != sizeof(word))
+		word = 0;
+	close(fd);
+	return word;
+}
+
+static const char *check_frame_used(const struct cell *cell, size_t page)
+{
+	uint64_t pfn = cell->pfns[page];
+
+	if (!(frame_word("/proc/kpageflags", pfn) & KPF_ANON))
+		return fail("page %zu is not anonymous", page);
+	frame_word("/proc/kpagecount", pfn);
+	return NULL;
+}
+
+static const char *check_frame_free(const struct cell *cell, size_t page)
+{
+	uint64_t pfn = cell->pfns[page];
+
+	if (frame_word("/proc/kpageflags", pfn) & KPF_ANON)
+		return fail("page %zu is still there, with %llu mappings",
+			    page,
+			    (unsigned long long)frame_word("/proc/kpagecount",
+							   pfn));
+	return NULL;
+}
+
+static const char *each_frame(const struct cell *cell,
+			      const char *(*check)(const struct cell *cell,
+						   size_t page))
+{
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++)
+		if (cell->held[page])
+			TRY(check(cell, page));
+	return NULL;
+}
+
+/* Somebody who has just looked at the owner may keep it for a moment. */
+static const char *check_frames_free(const struct cell *cell)
+{
+	struct timespec start;
+	const char *ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	drain_lru_batches();
+	while ((ret = each_frame(cell, check_frame_free))) {
+		if (is_late(&start))
+			return ret;
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* Nobody but the owner may use the device; @error tells whether it lives. */
+static const char *check_owner(struct cell *cell, int error)
+{
+	struct devexcl_page info;
+	int ret = dev_query(&cell->dev, cell->mem.p, 1, &info);
+
+	if (ret == error)
+		return NULL;
+	return fail("another process that uses the device gets %d, expected %d",
+		    ret, error);
+}
+
+static const char *check_nothing_left(struct cell *cell)
+{
+	struct devexcl_stats stats;
+	uint64_t gone;
+	int i;
+
+	TRY(must("stats", dev_stats(&cell->dev, &stats)));
+	if (stats.held || stats.mapped)
+		return fail("the device has %llu pages left",
+			    (unsigned long long)(stats.held + stats.mapped));
+	gone = stats.released;
+	for (i = 0; i < DEVEXCL_CAUSE_NR; i++)
+		gone += stats.lost[i];
+	if (stats.acquired != gone)
+		return fail("the device acquired %llu pages, but lost %llu",
+			    (unsigned long long)stats.acquired,
+			    (unsigned long long)gone);
+	return NULL;
+}
+
+/* All pages that the device had were taken, each once. */
+const char *check_all_taken(struct cell *cell, uint32_t causes)
+{
+	struct expect expect = { .causes = causes };
+	struct taken taken;
+	uint64_t held = 0;
+	size_t page;
+
+	if (causes & CAUSE_FAULT)
+		expect.causes = (causes & ~CAUSE_FAULT) |
+				cause_of_fault(&cell->dev);
+	for (page = 0; page < cell->mem.pages; page++)
+		held += !!cell->held[page];
+	TRY(must("event stream", dev_taken(&cell->dev, &taken)));
+	TRY(check_events(&expect, &taken, held));
+	return check_nothing_left(cell);
+}
+
+/* The address space may be left for a moment to one who was looking at it. */
+static void wait_address_space(struct cell *cell)
+{
+	struct devexcl_stats stats;
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	while (!is_late(&start)) {
+		if (!check_owner(cell, -ESRCH) &&
+		    !dev_stats(&cell->dev, &stats) && !stats.held)
+			break;
+		sched_yield();
+	}
+}
+
+const char *wait_owner(struct cell *cell, int status)
+{
+	int is = wait_child(cell->owner_child);
+
+	cell->owner_child = 0;
+	TRY(read_report());
+	/* A process between us and the owner cannot end in just the same way. */
+	if (is != status && is != 128 - status)
+		return fail("the owner ended with %d, expected %d", is, status);
+	return NULL;
+}
+
+static const char *note_frames(struct cell *cell)
+{
+	struct devexcl_page info;
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!cell->held[page])
+			continue;
+		TRY(must("query", dev_query(&cell->dev,
+					    page_of(&cell->mem, page), 1,
+					    &info)));
+		cell->pfns[page] = info.pfn;
+	}
+	return NULL;
+}
+
+static void owner_process(struct cell *cell, struct gate *ready,
+			  struct gate *go)
+{
+	const char *ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	ret = set_up_cell(cell) ?: note_frames(cell);
+	if (!ret) {
+		cell->owner = getpid();
+		gate_open(ready);
+		ret = gate_wait(go) ? NULL : cell->op->act(cell);
+	}
+	if (!ret)
+		for (;;)
+			pause();
+	snprintf(report, REPORT_SIZE, "%s", ret);
+	_exit(1);
+}
+
+/*
+ * What the owner frees must not become ours, or its pages would seem to be
+ * still there: have all the stack that we are going to need.
+ */
+static void touch_stack(void)
+{
+	char deep[65536];
+	size_t i;
+
+	for (i = 0; i < sizeof(deep); i += 1024)
+		WRITE_MEM(&deep[i], 0);
+}
+
+/* Start the owner, and wait until the device has its pages. */
+static const char *start_owner(struct cell *owners, struct cell *cell,
+			       struct gate *go)
+{
+	struct gate ready;
+	int pidfd;
+	pid_t pid;
+
+	touch_stack();
+	TRY(must("pipe", gate_init(&ready)));
+	TRY(must("pipe", gate_init(go)));
+	pid = fork();
+	if (!pid)
+		owner_process(owners, &ready, go);
+	TRY(must("fork", pid));
+	close(ready.pipe[1]);
+	if (gate_wait(&ready))
+		return read_report() ?: fail("the owner died too early");
+	*cell = *owners;
+	cell->owner_child = pid;
+
+	pidfd = syscall(SYS_pidfd_open, cell->owner, 0);
+	TRY(must("pidfd_open", pidfd));
+	cell->dev.fd = syscall(SYS_pidfd_getfd, pidfd, cell->dev.fd, 0);
+	close(pidfd);
+	TRY(must("pidfd_getfd", cell->dev.fd));
+	TRY(check_owner(cell, -EPERM));
+	return each_frame(cell, check_frame_used);
+}
+
+static const char *judge_end(struct cell *cell)
+{
+	struct expect expect = expect_of(cell);
+
+	wait_address_space(cell);
+	TRY(check_owner(cell, -ESRCH));
+	if (expect.taken == TAKEN)
+		TRY(check_all_taken(cell, expect.causes));
+	TRY(check_nothing_left(cell));
+	TRY(check_frames_free(cell));
+	return must("close", close(cell->dev.fd));
+}
+
+static const char *watch_cell(struct cell *cell)
+{
+	size_t pages = thp_size() / page_size() + 64;
+	struct cell *owners = map_shared(sizeof(*owners));
+	struct gate go;
+
+	if (!owners)
+		return must("mmap", -1);
+	cell->held = map_shared(pages);
+	cell->pfns = map_shared(pages * sizeof(*cell->pfns));
+	*owners = *cell;
+	TRY(start_owner(owners, cell, &go));
+	gate_open(&go);
+	TRY(cell->op->watch(cell));
+	TRY(judge_end(cell));
+	return cell->op->finish ? cell->op->finish(cell) : NULL;
 }
 
 /* Cells */
@@ -609,16 +924,12 @@ static void next_cell(struct cell *cell)
 
 /* Running cells */
 
-/* What a cell's process leaves behind for its parent. */
-static char *report;
-#define REPORT_SIZE	512
-
 static void cell_process(struct cell *cell)
 {
 	const char *ret;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	ret = run_cell(cell);
+	ret = cell->op->watch ? watch_cell(cell) : run_cell(cell);
 	end_child(cell);
 	snprintf(report, REPORT_SIZE, "%s", ret ?: "P");
 	/* What is left is undone by exit(), which is worth testing as well. */
@@ -719,6 +1030,10 @@ static const char *excluded(const struct cell *cell)
 {
 	if (cell->hold == HOLD_HALF && cell->backing->traits & TRAIT_SINGLE)
 		return "a single page has no half";
+	if (cell->hold == HOLD_NEIGHBOURS && cell->op->watch)
+		return "what ends the owner has no target";
+	if (cell->hold != HOLD_ALL && cell->op->all_held)
+		return cell->op->all_held;
 	if (cell->op->except.traits & cell->backing->traits)
 		return cell->op->except.why;
 	if (cell->op->needs.why &&
@@ -824,6 +1139,7 @@ static void print_exclusions(void)
 
 /* Settings of the machine that cells may change. */
 static const char * const settings[] = {
+	"/proc/sys/kernel/core_pattern",
 	"/proc/sys/vm/compaction_proactiveness",
 	"/sys/kernel/mm/transparent_hugepage/enabled",
 	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",

@@ -164,10 +164,14 @@ struct rule {
  * @arg: for the functions
  * @prepare: before the device acquires anything; may be NULL
  * @act: the operation
+ * @watch: of an operation that ends the process which owns the memory: what
+ *	another process does meanwhile; else NULL. See below
  * @finish: after all claims but the references, to undo what would stand in
  *	the way of those; may be NULL
  * @except: backings with any of these traits make no sense
  * @needs: backings without any of these traits make no sense
+ * @all_held: why cells in which the device does not hold all are left out;
+ *	NULL if they are not
  * @expect: what must hold afterwards
  * @expect_for: instead of @expect, for what depends on the backing or the
  *	kernel; may be NULL
@@ -177,12 +181,41 @@ struct operation {
 	unsigned long arg;
 	const char *(*prepare)(struct cell *cell);
 	const char *(*act)(struct cell *cell);
+	const char *(*watch)(struct cell *cell);
 	const char *(*finish)(struct cell *cell);
 	struct rule except;
 	struct rule needs;
+	const char *all_held;
 	struct expect expect;
 	struct expect (*expect_for)(const struct cell *cell);
 };
+
+/*
+ * If an operation ends the owner of the memory, the claims are made by another
+ * process, which has a duplicate of the owner's device:
+ *
+ *	owner			watcher
+ *	-----			-------
+ *	make, open, mirror
+ *	@prepare, acquire
+ *				duplicates the device
+ *	@act			@watch
+ *				claims
+ *				@finish
+ *
+ * When @act returns the owner waits to be killed. @watch returns when the owner
+ * is gone. The cell that it gets is a copy of the owner's, where @private,
+ * @rounds and the memory point to what it does not have.
+ *
+ * The claims: all that the device had was taken from it, if that is expected
+ * each page once and for the cause that is; the device has nothing left and
+ * gets nothing more; and the pages were given back.
+ */
+#define OWNER_ENDS							\
+	{ TAKEN, CAUSE(RELEASE), ENTRY_ANY, DATA_GONE }
+/* The same, while somebody acquires pages and takes them. */
+#define OWNER_ENDS_AT_WORK						\
+	{ MAY_BE_TAKEN, CAUSE_ANY, ENTRY_ANY, DATA_GONE }
 
 /* Which pages the device holds. */
 enum hold {
@@ -211,6 +244,9 @@ enum hold {
  * @child: a process that the backing made; ended with the cell
  * @rounds: how often @child has moved the target; NULL if it does not
  * @private: the operation's own
+ * @owner: the process that owns the memory, if that is another one
+ * @owner_child: our child that is the owner, or its parent
+ * @pfns: of the pages that the device holds, if the owner is another process
  */
 struct cell {
 	const struct operation *op;
@@ -228,6 +264,9 @@ struct cell {
 	pid_t child;
 	unsigned long *rounds;
 	void *private;
+	pid_t owner;
+	pid_t owner_child;
+	uint64_t *pfns;
 };
 
 /* The target: where it is, and its bytes. */
@@ -250,6 +289,15 @@ uint64_t expected_word(const struct cell *cell, size_t page, size_t word);
  */
 const char *check_page(const struct cell *cell, size_t page, const char *p,
 		       bool fresh);
+
+/* Fork a child, which makes claims that are ours as well. */
+const char *claim_in_child(struct cell *cell,
+			   const char *(*fn)(struct cell *cell));
+
+/* For @watch: wait until the owner has ended, and how: see wait_child(). */
+const char *wait_owner(struct cell *cell, int status);
+/* The device has lost all its pages, for these causes. */
+const char *check_all_taken(struct cell *cell, uint32_t causes);
 
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
