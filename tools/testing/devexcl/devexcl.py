@@ -29,11 +29,13 @@ import devexcl_html
 import devexcl_judge
 import devexcl_known
 import devexcl_matrix
+import devexcl_plan
 import devexcl_qemu
 import devexcl_report
 import devexcl_source
 import devexcl_tools
 from devexcl_attempt import Attempt, read_record
+from devexcl_background import Background
 from devexcl_build import Image, Variant
 from devexcl_collect import Collector
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
@@ -41,7 +43,7 @@ from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclErro
 from devexcl_matrix import Run
 from devexcl_overlay import Overlay
 from devexcl_plan import Limits
-from devexcl_report import MATRIX_HTML
+from devexcl_report import MATRIX_HTML, RESULTS_JSON
 
 LOGS_KEPT = 20
 
@@ -91,7 +93,7 @@ class Session:
 		args = self.args
 		return Collector(image, self.accelerator(image), self.folder, limits=Limits.of(image, args.timeout),
 				 patterns=args.tests, cmdline=tuple(args.append),
-				 guests=args.guests or devexcl_qemu.guests_at_once(), **callbacks)
+				 subset=args.subset, guests=args.guests or devexcl_qemu.guests_at_once(), **callbacks)
 
 
 def results_folder(args: argparse.Namespace, what: str) -> Path:
@@ -203,7 +205,7 @@ def cmd_judge(args: argparse.Namespace) -> int:
 	"""The verdicts of a recorded run, made again."""
 	folder = Path(args.folder)
 	attempts = read_record(folder)
-	facts = json.loads((folder / devexcl_report.RESULTS_JSON).read_text(encoding='utf-8'))
+	facts = json.loads((folder / RESULTS_JSON).read_text(encoding='utf-8'))
 	results = devexcl_judge.judge(attempts, known_bugs(args), facts['release'], facts.get('complete', False))
 	timings = Timings()
 	timings.spent = facts.pop('times')
@@ -228,43 +230,62 @@ def cmd_check(args: argparse.Namespace) -> int:
 	"""All checks. One that cannot be run is a failed one, and the others go on."""
 	table = devexcl_check.Table()
 	folder = results_folder(args, 'check')
+	runs: list[Run] = []
 	try:
 		devexcl_tools.ensure(devexcl_tools.BUILD + devexcl_tools.BOOT + devexcl_tools.CHECK, folder / 'tools.log')
 		table.add(devexcl_check.unit_tests())
-		for kernel in devexcl_check.KERNELS:
-			check_kernel(args, kernel, folder, table)
+		checks = [SuiteCheck(args, suite, folder) for suite in devexcl_check.SUITES]
+		with Background(check.prepare for check in checks) as background:
+			for check in checks:
+				check.run(background, table, runs)
 		status = FAILED if table.total('failed') else OK
 		if any(row.could_not_run for row in table.rows):
 			status = CANNOT_RUN
 	except KeyboardInterrupt:
 		terminal.say('Interrupted. What follows is what was done so far.')
 		status = INTERRUPTED
+	matrix = devexcl_matrix.put_together(devexcl_matrix.in_order(runs))
+	if matrix.subjects:
+		write_page(matrix, folder / MATRIX_HTML)
+		terminal.say(f'Picture: {folder / MATRIX_HTML}')
 	devexcl_check.print_table(table)
 	return status
 
 
-def check_kernel(args: argparse.Namespace, kernel: str, folder: Path, table: devexcl_check.Table) -> None:
-	variants = [False] + [True] * (kernel == devexcl_check.BUILTIN_KERNEL)
-	for builtin in variants:
-		name = f'Linux {kernel}, device {"built in" if builtin else "as a module"}'
-		options = argparse.Namespace(**{**vars(args), 'kernel': kernel, 'builtin': builtin})
-		session = Session(options, folder / (kernel + ('-builtin' if builtin else '')))
+class SuiteCheck:
+	"""A kernel in a check of everything: built in the background, then tested."""
+
+	def __init__(self, args: argparse.Namespace, suite: devexcl_check.Suite, folder: Path) -> None:
+		self.suite = suite
+		options = argparse.Namespace(**{**vars(args), 'kernel': suite.kernel, 'builtin': suite.builtin,
+						'debug': suite.debug, 'subset': suite.debug})
+		self.session = Session(options, folder / suite.name)
+
+	def prepare(self) -> tuple[Image, list[devexcl_check.Row]]:
+		"""What can be done while another kernel is tested."""
+		image = self.session.image()
+		rows = []
+		if self.suite.plain:
+			source = self.session.source()
+			rows.append(devexcl_check.warnings_of_tests(image))
+			if self.suite.kernel == devexcl_check.CHECKPATCH_KERNEL:
+				rows.append(devexcl_check.style(source))
+			rows += devexcl_check.out_of_tree(source, self.session.folder)
+		return image, rows
+
+	def run(self, background: Background, table: devexcl_check.Table, runs: list[Run]) -> None:
 		try:
-			image = session.image()
-			if not builtin:
-				source = session.source()
-				table.add(devexcl_check.warnings_of_tests(image))
-				if kernel == devexcl_check.CHECKPATCH_KERNEL:
-					table.add(devexcl_check.style(source))
-				for row in devexcl_check.out_of_tree(source, session.folder):
-					table.add(row)
+			image, rows = background.get()
+			for row in rows:
+				table.add(row)
 			start = time.monotonic()
-			results, interrupted = run_tests(session, image)
-			table.add(devexcl_check.suite_row(name, results, time.monotonic() - start))
+			results, interrupted = run_tests(self.session, image)
+			runs.append(devexcl_matrix.read_run(self.session.folder / RESULTS_JSON))
+			table.add(devexcl_check.suite_row(self.suite.title, results, time.monotonic() - start))
 			if interrupted:
 				raise KeyboardInterrupt
 		except DevexclError as err:
-			table.add(devexcl_check.failed_row(name, err))
+			table.add(devexcl_check.failed_row(self.suite.title, err))
 
 
 def known_bugs(args: argparse.Namespace) -> list[devexcl_known.KnownBug]:
@@ -283,6 +304,8 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 				      expected=lambda *test: devexcl_known.find(bugs, *test) is not None)
 	interrupted = False
 	start = time.monotonic()
+	if session.variant.debug or session.args.subset:
+		terminal.say(f'Tests: {devexcl_plan.SUBSET if session.args.subset else "all"}')
 	try:
 		collector.run()
 	except KeyboardInterrupt:
@@ -298,7 +321,8 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
 		'toolchain': image.manifest['toolchain'], 'interrupted': interrupted,
-		'complete': collector.complete, 'excluded': collector.excluded, 'layouts': collector.layouts,
+		'complete': collector.complete, 'subset': devexcl_plan.SUBSET if session.args.subset else '',
+		 'excluded': collector.excluded, 'layouts': collector.layouts,
 	}
 	results = devexcl_judge.judge(collector.attempts, bugs, collector.release, collector.complete)
 	devexcl_report.write_all(results, facts, session.timings, session.folder)
@@ -374,6 +398,7 @@ def add_guest(parser: argparse.ArgumentParser) -> None:
 			    help='a word for the kernel command line, such as test_devexcl.ndevices=4')
 	parser.add_argument('--tests', type=str.split, default=[], metavar='GLOBS',
 			    help="only tests that match, for example 'fork*' or 'abi.* atomic.add'")
+	parser.add_argument('--subset', action='store_true', help=f'for slow kernels: {devexcl_plan.SUBSET}')
 	parser.add_argument('--guests', type=int, metavar='N',
 			    help='so many guests side by side (default: as many as this machine can have)')
 	parser.add_argument('--timeout', type=float, metavar='SECONDS', help='limit for each test (default: 60)')

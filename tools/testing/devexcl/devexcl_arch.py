@@ -15,7 +15,7 @@ class Arch:
 
 	linux: str			# ARCH= of the kernel's make
 	source: str			# its folder under arch/
-	image: str			# what QEMU boots, in the build folder; also make's target
+	image: str			# what QEMU boots, in the build folder
 	qemu: str
 	machine: str
 	console: str
@@ -23,6 +23,13 @@ class Arch:
 	# QEMU 7.2 emulates cmpxchg16b in a way that crashes guests at random.
 	accelerators: tuple[tuple[str, str], ...]
 	cmdline: tuple[str, ...] = field(default=())
+	# The same for a kernel with KASAN, if that cannot be booted in this way.
+	debug_image: str = field(default='', repr=False)
+
+	debug_cmdline: tuple[str, ...] = field(default=(), repr=False)
+
+	def image_for(self, debug: bool) -> str:
+		return debug and self.debug_image or self.image
 
 
 ARCHES = {
@@ -36,6 +43,10 @@ ARCHES = {
 		console='ttyS0',
 		accelerators=(('kvm', 'host'), ('tcg', 'max,-cx16')),
 		# Neither the keyboard controller nor the BIOS has anything to say here.
+		# xen_prepare_pvh() comes to memcmp() before there is a shadow, if the compiler does not inline it.
+		debug_image='arch/x86/boot/bzImage',
+		# KASAN watches each step of ACPI's interpreter, which is too slow then for its own limit.
+		debug_cmdline=('pci=noacpi',),
 		cmdline=('reboot=t', 'i8042.noaux', 'tsc=reliable'),
 	),
 }

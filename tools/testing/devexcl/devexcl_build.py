@@ -96,6 +96,10 @@ class Recipe:
 	tools: str
 
 	@property
+	def boot_image(self) -> str:
+		return self.arch.image_for(self.variant.debug)
+
+	@property
 	def fragments(self) -> list[str]:
 		return [path.read_text(encoding='utf-8') for path in
 			devexcl_config.fragments(self.variant.builtin, self.variant.debug)]
@@ -231,7 +235,7 @@ def configure(wanted: Recipe, log: Path) -> None:
 def _build_kernel(wanted: Recipe, log: Path) -> None:
 	with Interrupted(wanted.folder):
 		configure(wanted, log)
-		run_logged([*make_command(wanted), wanted.arch.image, 'modules'],
+		run_logged([*make_command(wanted), Path(wanted.boot_image).name, 'modules'],
 			   what=f'Building Linux {wanted.source.name}{wanted.variant.suffix}', log=log)
 	_store_kernel(wanted)
 
@@ -239,7 +243,7 @@ def _build_kernel(wanted: Recipe, log: Path) -> None:
 def _store_kernel(wanted: Recipe) -> None:
 	build_dir, variant = wanted.folder, wanted.variant
 	with new_folder(wanted.kernel) as folder:
-		shutil.copy(build_dir / wanted.arch.image, folder / 'kernel')
+		shutil.copy(build_dir / wanted.boot_image, folder / 'kernel')
 		shutil.copy(build_dir / 'System.map', folder)
 		shutil.copy(build_dir / '.config', folder / 'config')
 		shutil.copy(build_dir / 'usr/gen_init_cpio', folder)

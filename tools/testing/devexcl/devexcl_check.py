@@ -19,12 +19,37 @@ from devexcl_host import HERE, REPO, DevexclError, indent, output_of, run_logged
 from devexcl_overlay import Overlay
 from devexcl_source import Source
 
-KERNELS = ('6.12', '7.3', '6.1')
 CHECKPATCH_KERNEL = '7.3'
-BUILTIN_KERNEL = '6.12'
 
 EXCEPTIONS = HERE / 'checkpatch-exceptions.txt'
 PRODUCTS = ('*.o', '*.ko', '*.cmd', '*.mod', '*.mod.c')
+
+
+@dataclass(frozen=True)
+class Suite:
+	"""All tests, or a part of them, on one kernel."""
+
+	kernel: str
+	builtin: bool = False
+	debug: bool = False
+
+	@property
+	def name(self) -> str:
+		"""Of its folder."""
+		return self.kernel + ('-builtin' if self.builtin else '') + ('-debug' if self.debug else '')
+
+	@property
+	def title(self) -> str:
+		marks = ['device built in' if self.builtin else 'device as a module'] + ['debug kernel, a subset'] * self.debug
+		return f'Linux {self.kernel}, {", ".join(marks)}'
+
+	@property
+	def plain(self) -> bool:
+		"""The one of a kernel that is used for the checks that are no tests."""
+		return not self.builtin and not self.debug
+
+
+SUITES = (Suite('6.12'), Suite('6.12', builtin=True), Suite('7.3'), Suite('6.1'), Suite('7.3', debug=True))
 
 
 @dataclass
@@ -38,18 +63,17 @@ class Row:
 	text: str = ''
 	known: list[str] = field(default_factory=list)
 	could_not_run: bool = False
+	complaints: list[str] = field(default_factory=list)
 
 	def __str__(self) -> str:
 		state = 'FAILED' if self.failed else 'ok'
-		return f'{state:6}  {self.name:34}  {self.text}'
+		return f'{state:6}  {self.name:48}  {self.text}'
 
 	@staticmethod
 	def of_check(name: str, complaints: list[str], text: str) -> 'Row':
 		"""A check is one thing that passes or fails, however much it has to complain of."""
-		for complaint in complaints:
-			terminal.say(indent(complaint))
 		return Row(name, passed=int(not complaints), failed=int(bool(complaints)),
-			   text=f'{len(complaints)} complaints' if complaints else text)
+			   text=f'{len(complaints)} complaints' if complaints else text, complaints=complaints)
 
 
 class Table:
@@ -58,6 +82,8 @@ class Table:
 
 	def add(self, row: Row) -> None:
 		self.rows.append(row)
+		for complaint in row.complaints:
+			terminal.say(indent(complaint))
 		terminal.say(str(row))
 
 	def total(self, what: str) -> int:
@@ -77,11 +103,9 @@ def unit_tests() -> Row:
 	suite = unittest.defaultTestLoader.loadTestsFromModule(devexcl_test)
 	result = unittest.TextTestRunner(stream=stream, verbosity=1).run(suite)
 	failed = len(result.failures) + len(result.errors)
-	if failed:
-		terminal.say(indent(stream.getvalue()))
 	skipped = len(result.skipped)
 	return Row('unit tests of the runner', result.testsRun - failed - skipped, failed, skipped,
-		   f'{result.testsRun} tests')
+		   f'{result.testsRun} tests', complaints=[stream.getvalue()] if failed else [])
 
 
 # ---- style -----------------------------------------------------------------------------
@@ -207,8 +231,7 @@ def suite_row(name: str, results: list, spent: float) -> Row:
 
 
 def failed_row(name: str, error: DevexclError) -> Row:
-	terminal.say(indent(str(error)))
-	return Row(name, failed=1, text=str(error).splitlines()[0], could_not_run=True)
+	return Row(name, failed=1, text=str(error).splitlines()[0], could_not_run=True, complaints=[str(error)])
 
 
 def print_table(table: Table) -> None:

@@ -22,6 +22,7 @@ from typing import Callable, Iterator, Optional, Sequence
 
 import devexcl_batch
 import devexcl_ktap
+import devexcl_plan
 import devexcl_splat
 from devexcl_attempt import CRASH, HANG, RECORD, Attempt, full_name, in_order
 from devexcl_build import Image
@@ -40,7 +41,7 @@ class Collector:
 	"""Has all jobs run, by one or more workers."""
 
 	def __init__(self, image: Image, accelerator: tuple[str, str], folder: Path, *, limits: Limits,
-		     patterns: list[str], cmdline: tuple[str, ...] = (), guests: int = 1,
+		     patterns: list[str], cmdline: tuple[str, ...] = (), subset: bool = False, guests: int = 1,
 		     progress: Callable[['Collector', str], None] = lambda collector, name: None,
 		     finished: Callable[[Attempt], None] = lambda attempt: None,
 		     expected: Callable[[str, str], bool] = lambda name, release: False) -> None:
@@ -50,6 +51,7 @@ class Collector:
 		self.limits = limits
 		self.patterns = patterns
 		self.cmdline = cmdline
+		self.subset = subset
 		self.progress = progress
 		self.finished = finished
 		self.expected = expected
@@ -107,7 +109,7 @@ class Collector:
 				self.attempts = in_order(attempt for worker in self.workers for attempt in worker.attempts)
 		if self._error:
 			raise self._error
-		self.complete = not self.patterns
+		self.complete = not self.patterns and not self.subset
 		return self.attempts
 
 	def _work(self, worker: 'Worker') -> None:
@@ -130,6 +132,8 @@ class Collector:
 	def plan(self, jobs: list[Job]) -> None:
 		"""From now on there is something to do."""
 		selected = select(jobs, self.patterns)
+		if self.subset:
+			selected = devexcl_plan.subset(selected)
 		for program in {job.program for job in set(jobs) - set(selected)}:
 			self.excluded.pop(program, None)	# who asks for a part has excluded nothing
 		with self.lock:

@@ -46,6 +46,8 @@ class Terminal:
 		self.stream = stream or sys.stdout
 		self.tty = self.stream.isatty()
 		self.verbose = False
+		self.aside_thread: Optional[threading.Thread] = None	# works in the background
+		self.aside = ''						# how far it is
 		self._progress = ''
 		self._last = 0.0
 		self._lock = threading.RLock()
@@ -64,7 +66,15 @@ class Terminal:
 	def warn(self, text: str) -> None:
 		self.say('warning: ' + text)
 
+	def in_background(self) -> bool:
+		return threading.current_thread() is self.aside_thread
+
 	def progress(self, text: str) -> None:
+		if self.in_background():
+			self.aside = text
+			return
+		if self.aside and self.aside != text:
+			text = f'{text}  | {self.aside}'
 		now = time.monotonic()
 		if now - self._last < (self.FLICKER_SECONDS if self.tty else self.QUIET_SECONDS):
 			return
@@ -155,6 +165,23 @@ def _signal_group(process: subprocess.Popen, sig: signal.Signals) -> None:
 		os.killpg(process.pid, sig)
 
 
+# Commands that run_logged() has started, and whether they are to end.
+_running: set[subprocess.Popen] = set()
+_stopping = threading.Event()
+
+
+@contextlib.contextmanager
+def stop_commands() -> Iterator[None]:
+	"""Ends the commands of other threads, which are interrupted by that; nothing is started meanwhile."""
+	_stopping.set()
+	try:
+		for process in list(_running):
+			stop_group(process)
+		yield
+	finally:
+		_stopping.clear()
+
+
 def run_logged(command: Sequence[str], *, what: str, log: Path, cwd: Optional[Path] = None,
 	       env: Optional[dict[str, str]] = None) -> None:
 	"""Runs a long command: all output into a log, the last line of it as progress.
@@ -172,15 +199,22 @@ def run_logged(command: Sequence[str], *, what: str, log: Path, cwd: Optional[Pa
 					   stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
 					   env={**os.environ, 'LC_ALL': 'C', **(env or {})},
 					   start_new_session=True, pass_fds=tuple(Lock.held))
+		_running.add(process)
 		try:
+			if _stopping.is_set():
+				raise KeyboardInterrupt
 			_follow(process, what, start, log_file)
 			status = process.wait()
+			if _stopping.is_set():
+				raise KeyboardInterrupt
 		except BaseException:
 			stop_group(process)
 			raise
 		finally:
+			_running.discard(process)
 			process.stdout.close()
-			terminal.clear()
+			if not terminal.in_background():
+				terminal.clear()
 	if status:
 		raise CommandFailed(f'{what}: {command[0]} failed with exit status {status}\n'
 				    + indent(tail(log)) + f'\nThe whole log: {log}')
@@ -200,7 +234,7 @@ def _follow(process: subprocess.Popen, what: str, start: float, log_file) -> Non
 				log_file.write(chunk)
 				log_file.flush()
 				text = chunk.decode(errors='replace')
-				if terminal.verbose:
+				if terminal.verbose and not terminal.in_background():
 					terminal.clear()
 					sys.stdout.write(text)
 				last = next((line.strip() for line in reversed(text.splitlines())

@@ -66,6 +66,13 @@ class Limits:
 		return Limits((test or TEST_SECONDS) * slow, program * slow, CELL_SECONDS * min(slow, 2))
 
 
+# What a slow kernel has to do in a check: enough to have each operation of mm,
+# each ioctl and each path of the device run under all checks of the kernel.
+SUBSET_BACKINGS = ('base', 'fork_parent', 'thp', 'mthp_64k')
+SUBSET_WITHOUT = ('contend', 'disturb')
+SUBSET = (f'all programs but {" and ".join(SUBSET_WITHOUT)}; of the matrix, each operation on '
+	  f'{", ".join(SUBSET_BACKINGS)}, or else on one other kind of memory, with all of it held')
+
 # The module is put to the proof as well, when everything else is done.
 LAST_JOBS = (Job('module', 'module.unload', ('@unload',)),
 	     Job('module', 'module.kmemleak', ('@kmemleak',)),
@@ -91,6 +98,20 @@ def select(jobs: list[Job], patterns: list[str]) -> list[Job]:
 				sorted({job.program for job in jobs})
 			raise DevexclError(f"TESTS='{pattern}' matches no test. There are, for example: {', '.join(close)}")
 	return [job for job in jobs if any(matches(pattern, job) for pattern in patterns)]
+
+
+def subset(jobs: list[Job]) -> list[Job]:
+	"""The jobs that SUBSET speaks of."""
+	wanted: set[Job] = set()
+	rows: dict[tuple[str, str], list[Job]] = {}
+	for job in jobs:
+		if not job.cell:
+			wanted |= {job} if job.program not in SUBSET_WITHOUT else set()
+		elif job.test.count('.') == 2:		# no hold is named: all
+			rows.setdefault((job.program, job.test.split('.')[1]), []).append(job)
+	for row in rows.values():
+		wanted |= set([job for job in row if job.test.split('.')[2] in SUBSET_BACKINGS] or row[:1])
+	return [job for job in jobs if job in wanted]
 
 
 class Queue:

@@ -36,7 +36,8 @@ CHANNEL_NAME = 'org.devexcl.channel'
 # More guests than that make nothing quicker.
 MOST_GUESTS = 4
 
-BOOT_SECONDS = 120	# a kernel with everything switched on, on a busy machine
+BOOT_SECONDS = 120	# on a busy machine
+DEBUG_BOOT_SECONDS = 300
 PROBE_SECONDS = 15
 POWEROFF_SECONDS = 20
 
@@ -107,7 +108,8 @@ def qemu_command(image: Image, initramfs: Path, accelerator: tuple[str, str], ar
 	for node in range(NODES):
 		command += ['-object', f'memory-backend-ram,id=m{node},size={NODE_MEMORY}',
 			    '-numa', f'node,nodeid={node},memdev=m{node},cpus={node}']
-	words = [f'console={arch.console}', *arch.cmdline, *KERNEL_CMDLINE, *cmdline]
+	words = [f'console={arch.console}', *arch.cmdline, *(arch.debug_cmdline if image.manifest['debug'] else ()),
+		 *KERNEL_CMDLINE, *cmdline]
 	return command + ['-kernel', str(image.vmlinux), '-initrd', str(initramfs), '-append', ' '.join(words)]
 
 
@@ -240,8 +242,9 @@ class Guest:
 		finally:
 			self._channel.setblocking(False)
 
-	def wait_until_ready(self, limit: float = BOOT_SECONDS) -> list[str]:
+	def wait_until_ready(self) -> list[str]:
 		"""The console up to the guest's hello; an error if that does not come."""
+		limit = DEBUG_BOOT_SECONDS if self.image.manifest['debug'] else BOOT_SECONDS
 		console: list[str] = []
 		deadline = time.monotonic() + limit
 		while True:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import xml.etree.ElementTree as ElementTree
@@ -44,6 +45,7 @@ import devexcl_source
 import devexcl_splat
 import devexcl_tools
 from devexcl_attempt import CRASH, HANG, Attempt
+from devexcl_background import Background
 from devexcl_collect import Collector
 from devexcl_host import CANNOT_RUN, FAILED, INTERRUPTED, OK, DevexclError
 from devexcl_known import KnownBug
@@ -633,6 +635,15 @@ class BatchTest(QuietTest):
 	def test_few_jobs_for_two_guests(self) -> None:
 		self.collect({}, patterns=('many',), guests=2)
 		self.assertEqual(self.collector.boots, 1)
+
+	def test_subset(self) -> None:
+		names = ('m.cut.base', 'm.cut.base.half', 'm.cut.thp', 'm.cut.swapped_in', 'm.grow.stack', 'm.grow.heap')
+		jobs = [Job('abi', 'abi.a', ()), Job('contend', 'contend.a', ()), Job('watch', '', ()),
+			*(Job('m', name, (), cell=True) for name in names), *devexcl_plan.LAST_JOBS]
+		self.assertEqual([job.name for job in devexcl_plan.subset(jobs)], [
+			'abi.a', 'watch', 'm.cut.base', 'm.cut.thp', 'm.grow.stack', 'module.unload', 'module.kmemleak', 'module.reload'])
+		for word in (*devexcl_plan.SUBSET_BACKINGS, *devexcl_plan.SUBSET_WITHOUT):
+			self.assertIn(word, devexcl_plan.SUBSET)
 
 	def test_queue(self) -> None:
 		jobs = [Job('one', 'one.a', ()), *(Job('many', f'many.{at}', (), cell=True) for at in range(300)),
@@ -1291,6 +1302,50 @@ class CommandTest(QuietTest):
 			self.assertEqual(devexcl.main(['judge', str(self.folder / 'nothing')]), CANNOT_RUN)
 
 
+class BackgroundTest(QuietTest):
+	def test_in_order(self) -> None:
+		def fails() -> int:
+			raise DevexclError('no compiler')
+
+		with Background([lambda: 1, fails, lambda: 3]) as background:
+			self.assertEqual(background.get(), 1)
+			with self.assertRaisesRegex(DevexclError, 'no compiler'):
+				background.get()
+			self.assertEqual(background.get(), 3)
+
+	def test_interrupt_ends_what_is_built(self) -> None:
+		started, outcome = threading.Event(), []
+
+		def build() -> None:
+			try:
+				devexcl_host.run_logged(['sh', '-c', 'echo up; exec sleep 1000'], what='x', log=self.folder / 'log')
+			except BaseException as err:
+				outcome.append(type(err))
+				raise
+
+		def follow(process: subprocess.Popen, *_rest) -> None:
+			process.stdout.readline()
+			started.set()
+			process.wait()
+
+		with mock.patch.object(devexcl_host, '_follow', follow), self.assertRaises(KeyboardInterrupt):
+			with Background([build, lambda: self.fail('goes on')]):
+				started.wait(30)
+				raise KeyboardInterrupt
+		self.assertEqual(outcome, [KeyboardInterrupt])
+
+	def test_progress_of_both(self) -> None:
+		stream = mock.Mock(isatty=lambda: True)
+		terminal = devexcl_host.Terminal(stream)
+		with mock.patch.object(devexcl_host, 'terminal', terminal):
+			terminal.aside_thread = threading.Thread(target=terminal.progress, args=('building',))
+			terminal.aside_thread.start()
+			terminal.aside_thread.join()
+			stream.write.assert_not_called()
+			terminal.progress('testing')
+		stream.write.assert_called_with('testing  | building')
+
+
 class CheckTest(QuietTest):
 	OUTPUT = ('lib/a.c:7: WARNING:LONG_LINE: line over 100 columns\n'
 		  'lib/b.h:9: CHECK:MACRO_ARG_REUSE: Macro argument reuse\nnoise\n')
@@ -1320,6 +1375,33 @@ class CheckTest(QuietTest):
 		results = [devexcl_judge.Result(name, 'a', name, bug='x') for name in ('pass', 'known', 'skip', 'fixed', 'hang')]
 		row = devexcl_check.suite_row('x', results, 1.0)
 		self.assertEqual((row.passed, row.failed, row.skipped, row.known), (2, 2, 1, ['known: x']))
+
+	def test_all_of_it(self) -> None:
+		"""What goes wrong with one kernel is told in its place, and the others go on."""
+		def prepare(check: devexcl.SuiteCheck) -> tuple:
+			if check.suite.builtin:
+				raise DevexclError('no compiler')
+			return mock.Mock(), [devexcl_check.Row.of_check('style', ['x.c: ugly'] * check.suite.plain, '')]
+
+		def run(session: devexcl.Session, _image) -> tuple:
+			verdict = 'fail' if session.args.kernel == '6.1' else 'pass'
+			matrix_test = MatrixTest().run_of(f'{session.args.kernel}.1', m__cut__base=verdict, abi__x='pass')
+			devexcl_report.write_all(matrix_test.results, matrix_test.facts, devexcl_host.Timings(), session.folder)
+			return matrix_test.results, session.args.kernel == stop
+
+		for stop, code, suites in (('', CANNOT_RUN, 5), ('6.1', INTERRUPTED, 4)):
+			with self.subTest(stop=stop), mock.patch.object(devexcl.SuiteCheck, 'prepare', prepare), \
+			     mock.patch.object(devexcl, 'run_tests', run), mock.patch.object(devexcl_tools, 'ensure'), \
+			     mock.patch.object(devexcl_check, 'unit_tests', lambda: devexcl_check.Row('unit tests')), \
+			     mock.patch.object(signal, 'signal'), contextlib.redirect_stderr(self.said):
+				self.said.truncate(self.said.seek(0))
+				self.assertEqual(devexcl.main(['check', '--results', str(self.folder / 'results')]), code)
+				said = self.said.getvalue()
+				self.assertEqual(said.rpartition('Picture:')[2].count('  Linux '), suites)
+				self.assertIn('    x.c: ugly\nFAILED  style', said)
+				self.assertIn('FAILED  Linux 6.12, device built in', said)
+		[page, _] = sorted(self.folder.glob('results/*/matrix.html'))
+		self.assertIn('Linux 7.3.1', page.read_text(encoding='utf-8'))
 
 
 if __name__ == '__main__':

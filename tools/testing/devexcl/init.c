@@ -91,6 +91,7 @@
 #define MAX_ARGS		256
 #define MAX_MODULES		8
 #define REAP_MS			5000	/* how long SIGKILL may take */
+#define PORT_MS			10000	/* how long a port may be in coming */
 #define REFCNT_MS		2000	/* how long a last put may take */
 
 #define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
@@ -261,8 +262,8 @@ static void send_message(const char *word, const char *id,
 	send_text(word, id, text, len);
 }
 
-/* The virtio-serial port with our name, if the machine has one. */
-static int open_virtio_port(void)
+/* The virtio-serial port with our name, if there is one so far. */
+static int find_virtio_port(void)
 {
 	const char *class = "/sys/class/virtio-ports";
 	struct dirent *entry;
@@ -284,6 +285,18 @@ static int open_virtio_port(void)
 		fd = open(path, O_RDWR | O_CLOEXEC);
 	}
 	closedir(dir);
+	return fd;
+}
+
+/* The host names its ports one by one, while we are on our way already. */
+static int open_virtio_port(void)
+{
+	long long deadline = now_ms() + PORT_MS;
+	int fd;
+
+	do
+		fd = find_virtio_port();
+	while (fd < 0 && now_ms() < deadline && !poll(NULL, 0, 10));
 	return fd;
 }
 
