@@ -1140,13 +1140,16 @@ static void print_exclusions(void)
 /* Settings of the machine that cells may change. */
 static const char * const settings[] = {
 	"/proc/sys/kernel/core_pattern",
+	"/proc/sys/kernel/numa_balancing",
 	"/proc/sys/vm/compaction_proactiveness",
+	"/sys/kernel/debug/sched/numa_balancing/scan_period_m*_ms",
 	"/sys/kernel/mm/transparent_hugepage/enabled",
 	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_swap",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan",
 	"/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
+	"/sys/kernel/mm/lru_gen/enabled",
 	"/sys/kernel/mm/ksm/run",
 	"/sys/kernel/mm/ksm/pages_to_scan",
 	"/sys/kernel/mm/ksm/sleep_millisecs",
