@@ -48,8 +48,10 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/anon_inodes.h>
 #include <linux/compat.h>
 #include <linux/delay.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/hash.h>
 #include <linux/highmem.h>
@@ -80,6 +82,10 @@
 #define DEVEXCL_MAX_MIRRORS	1024
 #define DEVEXCL_MAX_EVENTS	4096
 #define DEVEXCL_MAX_GAP_NS	(1000 * 1000)
+#define DEVEXCL_MAX_BREAKPOINTS	64
+
+/* Nobody stops at a breakpoint for longer. */
+#define DEVEXCL_MAX_STOP	(10 * HZ)
 
 /* Times that work is begun anew, with no progress, before it is -EBUSY. */
 #define DEVEXCL_MAX_ROUNDS	1000
@@ -188,6 +194,7 @@ struct devexcl_counters {
 
 /**
  * struct devexcl_ctx - an open file: the device's view of an address space
+ * @file: the file; it is its private data that we are
  * @device: the device
  * @mm: the address space; the structure is held, its users are not
  * @mirrors: mirrored ranges, by address
@@ -202,8 +209,12 @@ struct devexcl_counters {
  * @leaves: pieces of page tables
  * @broken: DEVEXCL_BROKEN_*
  * @inject_retries: times to pretend that the sequence moved
+ * @breakpoint_lock: innermost
+ * @breakpoints: armed, and nobody has come; under @breakpoint_lock
+ * @nr_breakpoints: files of breakpoints; under @breakpoint_lock
  */
 struct devexcl_ctx {
+	struct file *file;
 	struct devexcl_device *device;
 	struct mm_struct *mm;
 	struct maple_tree mirrors;
@@ -219,6 +230,9 @@ struct devexcl_ctx {
 	atomic64_t leaves;
 	unsigned int broken;
 	atomic_t inject_retries;
+	spinlock_t breakpoint_lock;	/* protects the list, and states */
+	struct list_head breakpoints;
+	unsigned int nr_breakpoints;
 };
 
 /**
@@ -628,6 +642,170 @@ static void devexcl_table_free(struct devexcl_mirror_range *mirror)
 	xa_destroy(&mirror->table);
 }
 
+/* Breakpoints */
+
+enum devexcl_breakpoint_state {
+	DEVEXCL_ARMED,		/* nobody has come */
+	DEVEXCL_STOPPED,	/* somebody waits there */
+	DEVEXCL_WENT_ON,	/* he did not want to wait any longer */
+	DEVEXCL_CLOSED,		/* he may go on */
+};
+
+/**
+ * struct devexcl_stop - a breakpoint
+ * @ctx: the context; the breakpoint's file holds it
+ * @node: in @ctx->breakpoints, while armed
+ * @ref: one of the file, one of who has stopped
+ * @wait: the one who has stopped, and those who poll the file
+ * @state: changed under @ctx->breakpoint_lock
+ * @point: where
+ * @pass: how often to go by
+ * @start: first byte of the pages it is about
+ * @end: byte after the last
+ */
+struct devexcl_stop {
+	struct devexcl_ctx *ctx;
+	struct list_head node;
+	struct kref ref;
+	wait_queue_head_t wait;
+	enum devexcl_breakpoint_state state;
+	enum devexcl_point point;
+	u32 pass;
+	unsigned long start;
+	unsigned long end;
+};
+
+static void devexcl_stop_free(struct kref *ref)
+{
+	kfree(container_of(ref, struct devexcl_stop, ref));
+}
+
+static void devexcl_stop_set(struct devexcl_stop *stop,
+			     enum devexcl_breakpoint_state state)
+{
+	struct devexcl_ctx *ctx = stop->ctx;
+
+	spin_lock(&ctx->breakpoint_lock);
+	list_del_init(&stop->node);
+	if (stop->state != DEVEXCL_CLOSED)
+		WRITE_ONCE(stop->state, state);
+	spin_unlock(&ctx->breakpoint_lock);
+	wake_up_all(&stop->wait);
+}
+
+/* The breakpoint that is due, with a reference, or NULL. */
+static struct devexcl_stop *devexcl_stop_find(struct devexcl_ctx *ctx,
+					      enum devexcl_point point,
+					      unsigned long start,
+					      unsigned long end)
+{
+	struct devexcl_stop *stop, *found = NULL;
+
+	spin_lock(&ctx->breakpoint_lock);
+	list_for_each_entry(stop, &ctx->breakpoints, node) {
+		if (stop->point != point || stop->end <= start ||
+		    stop->start >= end)
+			continue;
+		if (stop->pass) {
+			stop->pass--;
+			continue;
+		}
+		found = stop;
+		kref_get(&found->ref);
+		list_del_init(&found->node);
+		WRITE_ONCE(found->state, DEVEXCL_STOPPED);
+		break;
+	}
+	spin_unlock(&ctx->breakpoint_lock);
+	return found;
+}
+
+/**
+ * devexcl_point() - a place where the device can be stopped
+ * @ctx: the context
+ * @point: the place
+ * @start: first byte of what this is about
+ * @end: byte after the last
+ *
+ * Context: May sleep, for some seconds at most, with whatever locks are held:
+ *	that is what it is for. Ends early when the task is killed.
+ */
+static void devexcl_point(struct devexcl_ctx *ctx, enum devexcl_point point,
+			  unsigned long start, unsigned long end)
+{
+	struct devexcl_stop *stop;
+
+	if (likely(list_empty_careful(&ctx->breakpoints)))
+		return;
+	stop = devexcl_stop_find(ctx, point, start, end);
+	if (!stop)
+		return;
+	wake_up_all(&stop->wait);
+	if (wait_event_killable_timeout(stop->wait,
+					READ_ONCE(stop->state) == DEVEXCL_CLOSED,
+					DEVEXCL_MAX_STOP) <= 0)
+		devexcl_stop_set(stop, DEVEXCL_WENT_ON);
+	kref_put(&stop->ref, devexcl_stop_free);
+}
+
+/* The same in a notifier, where nobody may be kept who has memory to free. */
+static void devexcl_point_notifier(struct devexcl_ctx *ctx,
+				   enum devexcl_point point,
+				   const struct mmu_notifier_range *range)
+{
+	if (mmu_notifier_range_blockable(range) &&
+	    !(current->flags & (PF_KTHREAD | PF_MEMALLOC)))
+		devexcl_point(ctx, point, range->start, range->end);
+}
+
+static __poll_t devexcl_stop_poll(struct file *file,
+				  struct poll_table_struct *wait)
+{
+	struct devexcl_stop *stop = file->private_data;
+
+	poll_wait(file, &stop->wait, wait);
+	switch (READ_ONCE(stop->state)) {
+	case DEVEXCL_STOPPED:
+		return EPOLLIN | EPOLLRDNORM;
+	case DEVEXCL_WENT_ON:
+		return EPOLLHUP;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Any close counts, not only the last one: a fork() that has stopped has a
+ * table of files already, which nobody else can close.
+ */
+static int devexcl_stop_flush(struct file *file, fl_owner_t id)
+{
+	devexcl_stop_set(file->private_data, DEVEXCL_CLOSED);
+	return 0;
+}
+
+static int devexcl_stop_release(struct inode *inode, struct file *file)
+{
+	struct devexcl_stop *stop = file->private_data;
+	struct devexcl_ctx *ctx = stop->ctx;
+
+	/* If it never had a descriptor nobody has closed it. */
+	devexcl_stop_set(stop, DEVEXCL_CLOSED);
+	spin_lock(&ctx->breakpoint_lock);
+	ctx->nr_breakpoints--;
+	spin_unlock(&ctx->breakpoint_lock);
+	kref_put(&stop->ref, devexcl_stop_free);
+	fput(ctx->file);
+	return 0;
+}
+
+static const struct file_operations devexcl_stop_fops = {
+	.owner = THIS_MODULE,
+	.poll = devexcl_stop_poll,
+	.flush = devexcl_stop_flush,
+	.release = devexcl_stop_release,
+};
+
 /* Notifier */
 
 static enum devexcl_cause
@@ -705,6 +883,7 @@ static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
 		return true;
 	}
 
+	devexcl_point_notifier(ctx, DEVEXCL_POINT_INVALIDATE, range);
 	if (mmu_notifier_range_blockable(range))
 		down_write(&mirror->lock);
 	else if (!down_write_trylock(&mirror->lock))
@@ -719,6 +898,7 @@ static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
 			     event.owner, event.exclusive);
 	devexcl_record(ctx, &event);
 	up_write(&mirror->lock);
+	devexcl_point_notifier(ctx, DEVEXCL_POINT_INVALIDATED, range);
 	return true;
 }
 
@@ -974,20 +1154,29 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 {
 	struct devexcl_ctx *ctx = mirror->ctx;
 	bool retry = !(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY);
+	unsigned long end = addr + PAGE_SIZE;
 	struct folio *folio;
 	struct page *page;
 	int ret = 0;
 
+	devexcl_point(ctx, DEVEXCL_POINT_SAMPLED, addr, end);
+	if (mmap_read_lock_killable(ctx->mm))
+		return -EINTR;
 	page = devexcl_make_exclusive(ctx->mm, addr, ctx, &folio);
+	if (!IS_ERR(page))
+		devexcl_point(ctx, DEVEXCL_POINT_MADE, addr, end);
+	mmap_read_unlock(ctx->mm);
 	if (IS_ERR(page)) {
 		ret = PTR_ERR(page);
 		goto out;
 	}
 
+	devexcl_point(ctx, DEVEXCL_POINT_CHECK, addr, end);
 	down_write(&mirror->lock);
 	if (mirror->dead) {
 		ret = -ENXIO;
 	} else if (!devexcl_seq_moved(mirror, seq)) {
+		devexcl_point(ctx, DEVEXCL_POINT_INSTALL, addr, end);
 		devexcl_pte_install(mirror, addr, page, DEVEXCL_PTE_RWX);
 	} else if (retry) {
 		ret = -EAGAIN;
@@ -1018,7 +1207,6 @@ out:
 static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 				  unsigned long addr, unsigned long nr)
 {
-	struct mm_struct *mm = mirror->ctx->mm;
 	unsigned long seq;
 	long got, i;
 	int ret = 0;
@@ -1034,14 +1222,11 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 		return ret;
 
 	seq = mmu_interval_read_begin(&mirror->notifier);
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
 	for (i = 0; i < got; i++) {
 		ret = devexcl_acquire_page(mirror, addr + i * PAGE_SIZE, seq);
 		if (ret)
 			break;
 	}
-	mmap_read_unlock(mm);
 
 	switch (ret) {
 	case -EAGAIN:
@@ -1189,6 +1374,7 @@ static int devexcl_ioctl_release(struct devexcl_ctx *ctx, void *data)
 	event.start = arg->addr;
 	event.end = arg->addr + arg->length;
 
+	devexcl_point(ctx, DEVEXCL_POINT_RELEASE, event.start, event.end);
 	down_write(&mirror->lock);
 	devexcl_table_drop(mirror, event.start, event.end, false, &event);
 	devexcl_record(ctx, &event);
@@ -1302,12 +1488,14 @@ static void devexcl_gap(unsigned int ns)
 		cpu_relax();
 }
 
-static u64 devexcl_op_gap(const struct devexcl_atomic_op *op, void *p,
+static u64 devexcl_op_gap(struct devexcl_ctx *ctx,
+			  const struct devexcl_atomic_op *op, void *p,
 			  u64 operand, u64 compare, unsigned int gap_ns)
 {
 	u64 old = devexcl_load(p, op->width);
 
 	devexcl_gap(gap_ns);
+	devexcl_point(ctx, DEVEXCL_POINT_STORE, op->addr, op->addr + op->width);
 	devexcl_store(p, op->width,
 		      devexcl_op_result(op, old, operand, compare));
 	return old;
@@ -1351,7 +1539,8 @@ static void devexcl_op_execute(struct devexcl_mirror_range *mirror,
 	base = kmap_local_page(page);
 	p = base + offset_in_page(op->addr);
 	if (arg->flags & DEVEXCL_ATOMIC_GAP)
-		op->old = devexcl_op_gap(op, p, operand, compare, arg->gap_ns);
+		op->old = devexcl_op_gap(ctx, op, p, operand, compare,
+					 arg->gap_ns);
 	else
 		op->old = devexcl_op_instruction(op, p, operand, compare);
 	kunmap_local(base);
@@ -1735,6 +1924,7 @@ static int devexcl_ioctl_info(struct devexcl_ctx *ctx, void *data)
 	arg->broken = DEVEXCL_BROKEN_NO_RETRY | DEVEXCL_BROKEN_NO_OWNER_FILTER |
 		      DEVEXCL_BROKEN_NO_DIRTY |
 		      DEVEXCL_BROKEN_IGNORE_INVALIDATE;
+	arg->points = GENMASK_ULL(DEVEXCL_POINT_NR - 1, 0);
 	return 0;
 }
 
@@ -1781,6 +1971,75 @@ static int devexcl_ioctl_inject(struct devexcl_ctx *ctx, void *data)
 	return 0;
 }
 
+static bool devexcl_stop_arm(struct devexcl_ctx *ctx, struct devexcl_stop *stop)
+{
+	bool room;
+
+	spin_lock(&ctx->breakpoint_lock);
+	room = ctx->nr_breakpoints < DEVEXCL_MAX_BREAKPOINTS;
+	if (room) {
+		ctx->nr_breakpoints++;
+		list_add_tail(&stop->node, &ctx->breakpoints);
+	}
+	spin_unlock(&ctx->breakpoint_lock);
+	return room;
+}
+
+static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_breakpoint *arg = data;
+	struct devexcl_stop *stop;
+	struct file *file;
+	int fd, ret;
+
+	if (arg->point >= DEVEXCL_POINT_NR || arg->reserved)
+		return -EINVAL;
+	if (arg->addr || arg->length) {
+		ret = devexcl_check_range(arg->addr, arg->length);
+		if (ret)
+			return ret;
+	}
+	stop = kzalloc(sizeof(*stop), GFP_KERNEL_ACCOUNT);
+	if (!stop)
+		return -ENOMEM;
+	stop->ctx = ctx;
+	stop->point = arg->point;
+	stop->pass = arg->pass;
+	stop->start = arg->addr;
+	stop->end = arg->length ? arg->addr + arg->length : ULONG_MAX;
+	kref_init(&stop->ref);
+	init_waitqueue_head(&stop->wait);
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0) {
+		ret = fd;
+		goto out_free;
+	}
+	file = anon_inode_getfile("[devexcl-breakpoint]", &devexcl_stop_fops,
+				  stop, O_RDONLY);
+	if (IS_ERR(file)) {
+		ret = PTR_ERR(file);
+		goto out_fd;
+	}
+	/* From here on it is the file's to free. */
+	get_file(ctx->file);
+	INIT_LIST_HEAD(&stop->node);
+	if (!devexcl_stop_arm(ctx, stop)) {
+		fput(file);
+		put_unused_fd(fd);
+		return -ENOSPC;
+	}
+	fd_install(fd, file);
+	arg->fd = fd;
+	return 0;
+
+out_fd:
+	put_unused_fd(fd);
+out_free:
+	kfree(stop);
+	return ret;
+}
+
 /* Files */
 
 union devexcl_args {
@@ -1797,6 +2056,7 @@ union devexcl_args {
 	struct devexcl_query query;
 	struct devexcl_stats stats;
 	struct devexcl_inject inject;
+	struct devexcl_breakpoint breakpoint;
 };
 
 /**
@@ -1837,6 +2097,7 @@ static const struct devexcl_ioctl devexcl_ioctls[] = {
 	DEVEXCL_IOCTL(DEVEXCL_QUERY, query, query, 0, false),
 	DEVEXCL_IOCTL(DEVEXCL_STATS, stats, stats, 0, true),
 	DEVEXCL_IOCTL(DEVEXCL_INJECT, inject, inject, 0, false),
+	DEVEXCL_IOCTL(DEVEXCL_BREAKPOINT, breakpoint, breakpoint, 0, false),
 };
 
 /* The only address space that a context may work on is its own. */
@@ -1977,6 +2238,9 @@ static int devexcl_open(struct inode *inode, struct file *file)
 	for (i = 0; i < ARRAY_SIZE(ctx->unit); i++)
 		mutex_init(&ctx->unit[i]);
 	mt_init_flags(&ctx->mirrors, MT_FLAGS_USE_RCU);
+	spin_lock_init(&ctx->breakpoint_lock);
+	INIT_LIST_HEAD(&ctx->breakpoints);
+	ctx->file = file;
 	ctx->device = container_of(misc, struct devexcl_device, misc);
 	ctx->mm = current->mm;
 	mmgrab(ctx->mm);

@@ -58,6 +58,7 @@
 #define DEVEXCL_QUERY		_IO(DEVEXCL_IOC_TYPE, 0x07)
 #define DEVEXCL_STATS		_IO(DEVEXCL_IOC_TYPE, 0x08)
 #define DEVEXCL_INJECT		_IO(DEVEXCL_IOC_TYPE, 0x09)
+#define DEVEXCL_BREAKPOINT	_IO(DEVEXCL_IOC_TYPE, 0x0a)
 
 /**
  * enum devexcl_cause - why an MMU notifier was called
@@ -122,6 +123,7 @@ enum devexcl_cause {
  * @caps: out: DEVEXCL_CAP_*
  * @ops: out: bit n is set if &enum devexcl_op n is known
  * @broken: out: DEVEXCL_BROKEN_* modes that DEVEXCL_INJECT knows
+ * @points: out: bit n is set if &enum devexcl_point n is known
  */
 struct devexcl_info {
 	__u32 size;
@@ -137,6 +139,7 @@ struct devexcl_info {
 	__aligned_u64 caps;
 	__aligned_u64 ops;
 	__aligned_u64 broken;
+	__aligned_u64 points;
 };
 
 /* Do not put the notifier calls that we caused ourselves into the stream. */
@@ -477,6 +480,71 @@ struct devexcl_inject {
 	__u32 flags;
 	__u32 broken;
 	__u32 retries;
+};
+
+/**
+ * enum devexcl_point - where the device can be stopped
+ * @DEVEXCL_POINT_SAMPLED: it has sampled the sequence, and is going to make a
+ *	page exclusive
+ * @DEVEXCL_POINT_MADE: the page is exclusive, the folio and the mmap_lock are
+ *	locked
+ * @DEVEXCL_POINT_CHECK: the mmap_lock is dropped, the folio still locked; what
+ *	comes next is the lock of the device's page table and the look at the
+ *	sequence
+ * @DEVEXCL_POINT_INSTALL: the sequence had not moved, and cannot move now: the
+ *	page table is locked
+ * @DEVEXCL_POINT_STORE: between load and store of an operation with
+ *	DEVEXCL_ATOMIC_GAP; the page table is locked
+ * @DEVEXCL_POINT_INVALIDATE: a notifier was called, and has done nothing yet
+ * @DEVEXCL_POINT_INVALIDATED: the notifier is about to return; the device has
+ *	let go
+ * @DEVEXCL_POINT_RELEASE: RELEASE is going to let go
+ * @DEVEXCL_POINT_NR: number of points
+ *
+ * In a notifier that must not sleep, in reclaim and in kernel threads the
+ * device does not stop.
+ */
+enum devexcl_point {
+	DEVEXCL_POINT_SAMPLED		= 0,
+	DEVEXCL_POINT_MADE		= 1,
+	DEVEXCL_POINT_CHECK		= 2,
+	DEVEXCL_POINT_INSTALL		= 3,
+	DEVEXCL_POINT_STORE		= 4,
+	DEVEXCL_POINT_INVALIDATE	= 5,
+	DEVEXCL_POINT_INVALIDATED	= 6,
+	DEVEXCL_POINT_RELEASE		= 7,
+	DEVEXCL_POINT_NR		= 8,
+};
+
+/**
+ * struct devexcl_breakpoint - DEVEXCL_BREAKPOINT: stop the device somewhere
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @point: in: &enum devexcl_point
+ * @pass: in: how often to go by before stopping
+ * @addr: in: first byte of the pages it is about
+ * @length: in: bytes; @addr and @length 0 means all pages
+ * @fd: out: a file that is the breakpoint
+ * @reserved: must be 0
+ *
+ * The first thread of this context that comes to the point, for one of these
+ * pages, stops there. poll(2) on the file says POLLIN when it has, and closing
+ * the file lets it go on; then, or if nobody has come, the breakpoint is gone.
+ * Nobody stops for longer than ten seconds (poll(2) says POLLHUP then), or when
+ * he is killed. The file is closed on exec, and keeps the context open.
+ *
+ * Errors: EINVAL for an unknown @point, and as for ranges of pages; ENOSPC if
+ * there are too many; EMFILE, ENFILE.
+ */
+struct devexcl_breakpoint {
+	__u32 size;
+	__u32 flags;
+	__u32 point;
+	__u32 pass;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__s32 fd;
+	__u32 reserved;
 };
 
 /**

@@ -62,6 +62,7 @@ union args {
 	struct devexcl_query query;
 	struct devexcl_stats stats;
 	struct devexcl_inject inject;
+	struct devexcl_breakpoint breakpoint;
 	char bytes[1 << 17];	/* more than a page */
 };
 
@@ -134,6 +135,11 @@ static const struct call calls[] = {
 		.cmd = DEVEXCL_INJECT,
 		.size = sizeof(struct devexcl_inject),
 	}, {
+		.name = "BREAKPOINT",
+		.cmd = DEVEXCL_BREAKPOINT,
+		.size = sizeof(struct devexcl_breakpoint),
+		.reserved = offsetof(struct devexcl_breakpoint, reserved),
+	}, {
 		.name = "UNMIRROR",
 		.cmd = DEVEXCL_UNMIRROR,
 		.size = sizeof(struct devexcl_mirror),
@@ -196,6 +202,10 @@ static union args *good_args(const struct call *call, const struct mem *mem,
 		break;
 	case DEVEXCL_INJECT:
 		args.inject.retries = 1;
+		break;
+	case DEVEXCL_BREAKPOINT:
+		args.breakpoint.point = DEVEXCL_POINT_RELEASE;
+		args.breakpoint.pass = UINT32_MAX;
 		break;
 	}
 	return &args;

@@ -269,6 +269,28 @@ int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries)
 	return dev_ioctl(dev->fd, DEVEXCL_INJECT, &arg);
 }
 
+int dev_break(struct dev *dev, unsigned int point, const void *p)
+{
+	struct devexcl_breakpoint arg = {
+		.size = sizeof(arg),
+		.point = point,
+		.addr = (uintptr_t)p,
+		.length = p ? page_size() : 0,
+	};
+	int ret = dev_ioctl(dev->fd, DEVEXCL_BREAKPOINT, &arg);
+
+	return ret ?: arg.fd;
+}
+
+int wait_for_break(int fd, unsigned int seconds)
+{
+	struct pollfd poller = { .fd = fd, .events = POLLIN };
+
+	if (poll(&poller, 1, seconds * 1000) < 0)
+		return -errno;
+	return poller.revents & POLLIN ? 0 : -ETIME;
+}
+
 /* Setting up */
 
 /*

@@ -140,6 +140,14 @@ int dev_query(struct dev *dev, const void *p, size_t pages,
 	      struct devexcl_page *infos);
 int dev_stats(struct dev *dev, struct devexcl_stats *stats);
 int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries);
+/*
+ * Stop the next thread of the device that comes to an enum devexcl_point for
+ * the page at @p (NULL: for any). Returns a file to wait on and to close, which
+ * lets the thread go on; or -errno.
+ */
+int dev_break(struct dev *dev, unsigned int point, const void *p);
+/* Wait until somebody has stopped: 0, or -ETIME after @seconds. */
+int wait_for_break(int fd, unsigned int seconds);
 
 /* Data: a pattern that is different in every word. */
 void fill_mem(const struct mem *mem);
