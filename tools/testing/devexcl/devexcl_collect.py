@@ -28,7 +28,7 @@ from devexcl_attempt import CRASH, HANG, RECORD, Attempt, full_name, in_order
 from devexcl_build import Image
 from devexcl_host import DevexclError, terminal
 from devexcl_plan import LAST_JOBS, Job, Limits, Queue, select
-from devexcl_qemu import BootFailed, Event, Guest, unescape
+from devexcl_qemu import CPUS, BootFailed, Event, Guest, unescape
 
 LIST_SECONDS = 30
 # Past its limit the guest itself ends a test, and may take that long for it.
@@ -288,6 +288,9 @@ class Worker:
 						raise
 					terminal.warn(f'boot {self._boot_number} failed, trying once more: '
 						      f'{str(err).splitlines()[0]}')
+					continue
+				if f' cpus={CPUS} ' not in self._guest.hello and not last_try:
+					terminal.warn(f'boot {self._boot_number} came up without all CPUs, trying once more')
 					continue
 				self._booted(self._guest, console, time.monotonic() - start)
 				try:

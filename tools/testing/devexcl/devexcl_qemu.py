@@ -101,15 +101,14 @@ def qemu_command(image: Image, initramfs: Path, accelerator: tuple[str, str], ar
 	"""QEMU without the devices, which are the caller's business."""
 	accel, cpu = accelerator
 	command = [arch.qemu, '-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none',
-		   '-machine', arch.machine, '-accel', accel, '-cpu', cpu,
+		   '-machine', arch.machine_for(image.manifest['debug']), '-accel', accel, '-cpu', cpu,
 		   # a socket for each node: CPUs of one socket share a cache, which nodes do not
 		   '-smp', f'{CPUS},sockets={NODES}',
 		   '-m', f'{NODES * int(NODE_MEMORY[:-1])}{NODE_MEMORY[-1]}']
 	for node in range(NODES):
 		command += ['-object', f'memory-backend-ram,id=m{node},size={NODE_MEMORY}',
 			    '-numa', f'node,nodeid={node},memdev=m{node},cpus={node}']
-	words = [f'console={arch.console}', *arch.cmdline, *(arch.debug_cmdline if image.manifest['debug'] else ()),
-		 *KERNEL_CMDLINE, *cmdline]
+	words = [f'console={arch.console}', *arch.cmdline, *KERNEL_CMDLINE, *cmdline]
 	return command + ['-kernel', str(image.vmlinux), '-initrd', str(initramfs), '-append', ' '.join(words)]
 
 

@@ -334,7 +334,8 @@ class FakeGuest:
 	def __init__(self, script: dict[str, list]) -> None:
 		self.script = script
 		self.events: list[Event] = []
-		self.hello = '6.12.1 cpus=2 modules=builtin'
+		hello = script.get('hello', ['6.12.1 cpus=2 modules=builtin'])
+		self.hello = hello.pop(0) if len(hello) > 1 else hello[0]
 		self.killed = self.off = self.entered = False
 		self.cells = script.get('cells', [])
 		self.batches = script.setdefault('batches', [])
@@ -472,6 +473,11 @@ class CollectTest(QuietTest):
 		collector, verdicts = self.collect({'demo.a': ['panic', 'pass']})
 		self.assertEqual((verdicts['demo.a'], collector.boots), ('fail', 2))
 		self.assertTrue(collector.complete)
+
+	def test_a_cpu_is_missing(self) -> None:
+		collector, verdicts = self.collect({'hello': ['6.12.1 cpus=1 modules=builtin', '6.12.1 cpus=2 modules=builtin']})
+		self.assertEqual((verdicts['demo.c'], collector.boots), ('pass', 2))
+		self.assertIn('without all CPUs', self.said.getvalue())
 
 	def test_known_panic_is_not_repeated(self) -> None:
 		collector, verdicts = self.collect({'demo.b': ['panic']}, known='demo.b')
