@@ -3,6 +3,8 @@
  * Whoever looks at page tables, or changes the protection in them, while a
  * device holds pages: what is seen must be right, and looking takes nothing
  */
+#include <limits.h>
+#include <sched.h>
 #include <sys/syscall.h>
 
 #include "../kselftest.h"
@@ -52,6 +54,7 @@ struct pm_scan_arg {
 #define KPF_ANON		(1ULL << 12)
 #define KPF_NOPAGE		(1ULL << 20)
 #define KPF_ZERO_PAGE		(1ULL << 24)
+#define KPF_IDLE		(1ULL << 25)
 
 #define PAGE_IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
 
@@ -543,6 +546,127 @@ static const char *finish_page_idle(struct cell *cell)
 	return look_at_held(cell, look_if_used);
 }
 
+/* DAMON: a thread of the kernel looks all the time which pages are used */
+
+#define DAMON		"/sys/kernel/mm/damon/admin/kdamonds/"
+#define DAMON_CONTEXT	"0/contexts/0/"
+#define DAMON_TARGET	DAMON_CONTEXT "targets/0/"
+#define DAMON_SCHEME	DAMON_CONTEXT "schemes/0/"
+#define DAMON_PATTERN	DAMON_SCHEME "access_pattern/"
+/* Times that it has to look, and that we ask how often it has. */
+#define DAMON_LOOKS	8
+#define DAMON_QUERIES	2000
+
+/* Write a number, or the text that stands before it, to a file of DAMON. */
+static const char *tell_damon(const char *file, const char *text,
+			      unsigned long number)
+{
+	char name[160], value[32];
+
+	snprintf(name, sizeof(name), DAMON "%s", file);
+	snprintf(value, sizeof(value), "%lu", number);
+	return must(file, write_file(name, text ?: value));
+}
+
+/* What to look at: all is to be reported, and nothing to be done. */
+static const char *set_up_damon(const char *how, unsigned long start,
+				unsigned long end)
+{
+	TRY(tell_damon("nr_kdamonds", NULL, 1));
+	TRY(tell_damon("0/contexts/nr_contexts", NULL, 1));
+	TRY(tell_damon(DAMON_CONTEXT "operations", how, 0));
+	TRY(tell_damon(DAMON_CONTEXT "monitoring_attrs/intervals/sample_us",
+		       NULL, 2000));
+	TRY(tell_damon(DAMON_CONTEXT "monitoring_attrs/intervals/aggr_us",
+		       NULL, 4000));
+	TRY(tell_damon(DAMON_CONTEXT "targets/nr_targets", NULL, 1));
+	if (!strcmp(how, "vaddr"))
+		TRY(tell_damon(DAMON_TARGET "pid_target", NULL, getpid()));
+	TRY(tell_damon(DAMON_TARGET "regions/nr_regions", NULL, 1));
+	TRY(tell_damon(DAMON_TARGET "regions/0/end", NULL, end));
+	TRY(tell_damon(DAMON_TARGET "regions/0/start", NULL, start));
+	TRY(tell_damon(DAMON_CONTEXT "schemes/nr_schemes", NULL, 1));
+	TRY(tell_damon(DAMON_SCHEME "action", "stat", 0));
+	TRY(tell_damon(DAMON_PATTERN "sz/max", NULL, ULONG_MAX));
+	TRY(tell_damon(DAMON_PATTERN "nr_accesses/max", NULL, UINT_MAX));
+	return tell_damon(DAMON_PATTERN "age/max", NULL, UINT_MAX);
+}
+
+static const char *wait_for_damon(void)
+{
+	int i;
+
+	for (i = 0; i < DAMON_QUERIES; i++) {
+		TRY(tell_damon("0/state", "update_schemes_stats", 0));
+		if (read_number(DAMON DAMON_SCHEME "stats/nr_tried") >=
+		    DAMON_LOOKS)
+			return NULL;
+		sched_yield();
+	}
+	return fail("DAMON does not look");
+}
+
+static const char *run_damon(const char *how, unsigned long start,
+			     unsigned long end)
+{
+	const char *ret = set_up_damon(how, start, end);
+
+	if (!ret) {
+		ret = tell_damon("0/state", "on", 0) ?: wait_for_damon();
+		write_file(DAMON "0/state", "off");
+	}
+	write_file(DAMON "nr_kdamonds", "0");
+	return ret;
+}
+
+/* By addresses: what is not present is not looked at. */
+static const char *act_damon_vaddr(struct cell *cell)
+{
+	if (access(DAMON "nr_kdamonds", W_OK))
+		return skip("no DAMON");
+	TRY(remember_entries(cell));
+	TRY(run_damon("vaddr", (uintptr_t)cell->mem.p,
+		      (uintptr_t)cell->mem.p + cell->mem.size));
+	return look_at_held(cell, look_for_change);
+}
+
+/*
+ * By frames, one of which the device holds: that is found to be idle. Its
+ * exclusive entry, taken for a present one, would be of quite another frame.
+ */
+static const char *look_with_damon(struct cell *cell, size_t page)
+{
+	uint64_t frame = frame_of(cell, page);
+	uint64_t other = frame >> 3, before, after, ours;
+
+	TRY(read_kernel_word("/proc/kpageflags", other, &before));
+	TRY(run_damon("paddr", frame * page_size(),
+		      (frame + 1) * page_size()));
+	TRY(read_kernel_word("/proc/kpageflags", other, &after));
+	TRY(read_kernel_word("/proc/kpageflags", frame, &ours));
+	if (!(ours & KPF_IDLE))
+		return fail("DAMON has not made page %zu idle", page);
+	return (before ^ after) & KPF_IDLE ?
+	       fail("DAMON has changed frame %#llx instead of %#llx",
+		    (unsigned long long)other, (unsigned long long)frame) :
+	       NULL;
+}
+
+static const char *act_damon_paddr(struct cell *cell)
+{
+	size_t page;
+
+	if (access(DAMON "nr_kdamonds", W_OK))
+		return skip("no DAMON");
+	drain_lru_batches();
+	TRY(remember_entries(cell));
+	for (page = 0; page < cell->mem.pages; page++)
+		if (cell->held[page])
+			break;
+	TRY(look_with_damon(cell, page));
+	return look_at_held(cell, look_for_change);
+}
+
 /* Protection: as the device may write, it has to go each time. */
 
 /* With @arg, and with all rights again. */
@@ -587,6 +711,10 @@ static const char *act_pkey_mprotect(struct cell *cell)
 #define REVOKED_BY_SOFT_DIRTY						\
 	{ TAKEN, CAUSE(SOFT_DIRTY), ENTRY_IS(EXCLUSIVE), DATA_KEPT,	\
 	  .reach = REACH_ALL, .soft_clean = true }
+
+#define A_FEW_WILL_DO							\
+	.needs = { TRAIT_TYPICAL | TRAIT_FORK | TRAIT_MLOCK,		\
+		   "a few will do: DAMON takes its time" }
 
 #define NOTHING_MOVES							\
 	.except = { TRAIT_MOVING, "what moves is on its way at times" }
@@ -644,6 +772,16 @@ static const struct operation ops[] = {
 		.act = act_page_idle, .finish = finish_page_idle,
 		.expect = DEVICE_KEEPS,
 		NOTHING_MOVES,
+	}, {
+		.name = "damon_vaddr",
+		.act = act_damon_vaddr,
+		.expect = DEVICE_KEEPS,
+		A_FEW_WILL_DO,
+	}, {
+		.name = "damon_paddr",
+		.act = act_damon_paddr,
+		.expect = DEVICE_KEEPS,
+		A_FEW_WILL_DO,
 	}, {
 		.name = "mprotect_none",
 		.act = act_mprotect, .arg = PROT_NONE,
