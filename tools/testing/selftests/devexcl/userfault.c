@@ -712,6 +712,8 @@ static const struct operation ops[] = {
 		.prepare = prepare_async, .act = act_scan,
 		.finish = finish_scan,
 		.expect = REVOKED_BY_PROTECTION,
+		.needs = { TRAIT_TYPICAL | TRAIT_SWAPPED,
+			   "a few will do: where the kernel warns each needs a boot" },
 	}, {
 		.name = "rw_protect",
 		.prepare = prepare_rwp, .act = act_rw_protect,
