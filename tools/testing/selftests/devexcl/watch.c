@@ -159,10 +159,20 @@ static const char *act_soft_dirty(struct cell *cell)
 	return look_at_held(cell, look_for_refusal);
 }
 
-/* All pages have been read since, which is no write. */
+static const char *write_with_cpu(struct cell *cell, size_t page)
+{
+	uint64_t *word = word_of(&cell->mem, page);
+
+	WRITE_MEM(word, READ_MEM(word));
+	return NULL;
+}
+
+/* All pages have been read since, which is no write; but the next one is. */
 static const char *finish_soft_dirty_read(struct cell *cell)
 {
-	return held_are_soft_dirty(cell, false);
+	TRY(held_are_soft_dirty(cell, false));
+	TRY(look_at_held(cell, write_with_cpu));
+	return held_are_soft_dirty(cell, true);
 }
 
 static const char *look_at_next_write(struct cell *cell, size_t page)
