@@ -545,14 +545,98 @@ static const char *break_driver(struct cell *cell)
 						  0)) : NULL;
 }
 
+/* Page frames */
+
+/* Longer than anything takes that somebody else may have to finish. */
+#define LATE_SECONDS	10
+
+/* Bits of /proc/kpageflags */
+#define KPF_ANON	(1ULL << 12)
+
+static bool is_late(const struct timespec *since)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec - since->tv_sec > LATE_SECONDS;
+}
+
+/* What a file of /proc that has a word for each page frame says. */
+static uint64_t frame_word(const char *name, uint64_t pfn)
+{
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	uint64_t word = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &word, sizeof(word), pfn * sizeof(word)) != sizeof(word))
+		word = 0;
+	close(fd);
+	return word;
+}
+
+/* Which page frames the device holds. */
+static const char *note_frames(struct cell *cell)
+{
+	struct devexcl_page info;
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!cell->held[page])
+			continue;
+		TRY(must("query", dev_query(&cell->dev,
+					    page_of(&cell->mem, page), 1,
+					    &info)));
+		cell->pfns[page] = info.pfn;
+	}
+	return NULL;
+}
+
+/* Memory that nobody has mapped, but that was not given back. */
+static bool is_left_behind(const struct cell *cell, size_t page)
+{
+	uint64_t pfn = cell->pfns[page];
+
+	return frame_word("/proc/kpageflags", pfn) & KPF_ANON &&
+	       !frame_word("/proc/kpagecount", pfn);
+}
+
+/*
+ * What is not mapped any more was given back, even though a device had it. Of
+ * a large folio the rest may be mapped still. Who has just looked at a page may
+ * keep it for a moment.
+ */
+static const char *check_given_back(struct cell *cell,
+				    const struct expect *expect)
+{
+	struct timespec start;
+	size_t page;
+
+	if ((expect->data != DATA_GONE && expect->data != DATA_FRESH) ||
+	    (cell->backing->traits & TRAIT_LARGE && expect->reach != REACH_ALL))
+		return NULL;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	drain_lru_batches();
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!cell->held[page] || !is_reached(cell, expect, page))
+			continue;
+		while (is_left_behind(cell, page))
+			if (is_late(&start))
+				return fail("page %zu was not given back", page);
+	}
+	return NULL;
+}
+
 /* Everything up to the operation. */
 static const char *set_up_cell(struct cell *cell)
 {
 	TRY(cell->backing->make(cell));
 	if (cell->backing->traits & TRAIT_LARGE)
 		fill_near(cell);
-	if (!cell->held)
+	if (!cell->held) {
 		cell->held = calloc(cell->mem.pages, 1);
+		cell->pfns = calloc(cell->mem.pages, sizeof(*cell->pfns));
+	}
 	TRY(must("open device", dev_open(&cell->dev, 0)));
 	TRY(break_driver(cell));
 	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
@@ -560,7 +644,8 @@ static const char *set_up_cell(struct cell *cell)
 	if (cell->op->prepare)
 		TRY(cell->op->prepare(cell));
 	cell->soft_dirty = clear_soft_dirty();
-	return acquire_cell(cell);
+	TRY(acquire_cell(cell));
+	return note_frames(cell);
 }
 
 static const char *run_cell(struct cell *cell)
@@ -580,6 +665,7 @@ static const char *run_cell(struct cell *cell)
 	TRY(check_moved(cell, &expect));
 	TRY(check_written(cell, &expect));
 	TRY(check_contents(cell, &expect));
+	TRY(check_given_back(cell, &expect));
 	if (op->finish)
 		TRY(op->finish(cell));
 	end_child(cell);
@@ -623,40 +709,12 @@ const char *claim_in_child(struct cell *cell,
 
 /* Cells whose owner ends */
 
-/* Longer than anything takes that a process left behind when it ended. */
-#define LATE_SECONDS	10
-
-/* Bits of /proc/kpageflags */
-#define KPF_ANON	(1ULL << 12)
-
 static void *map_shared(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
-}
-
-static bool is_late(const struct timespec *since)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec - since->tv_sec > LATE_SECONDS;
-}
-
-/* What a file of /proc that has a word for each page frame says. */
-static uint64_t frame_word(const char *name, uint64_t pfn)
-{
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	uint64_t word = 0;
-
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &word, sizeof(word), pfn * sizeof(word)) != sizeof(word))
-		word = 0;
-	close(fd);
-	return word;
 }
 
 static const char *check_frame_used(const struct cell *cell, size_t page)
@@ -786,29 +844,13 @@ const char *wait_owner(struct cell *cell, int status)
 	return NULL;
 }
 
-static const char *note_frames(struct cell *cell)
-{
-	struct devexcl_page info;
-	size_t page;
-
-	for (page = 0; page < cell->mem.pages; page++) {
-		if (!cell->held[page])
-			continue;
-		TRY(must("query", dev_query(&cell->dev,
-					    page_of(&cell->mem, page), 1,
-					    &info)));
-		cell->pfns[page] = info.pfn;
-	}
-	return NULL;
-}
-
 static void owner_process(struct cell *cell, struct gate *ready,
 			  struct gate *go)
 {
 	const char *ret;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	ret = set_up_cell(cell) ?: note_frames(cell);
+	ret = set_up_cell(cell);
 	if (!ret) {
 		cell->owner = getpid();
 		gate_open(ready);

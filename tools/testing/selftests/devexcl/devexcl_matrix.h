@@ -246,7 +246,7 @@ enum hold {
  * @private: the operation's own
  * @owner: the process that owns the memory, if that is another one
  * @owner_child: our child that is the owner, or its parent
- * @pfns: of the pages that the device holds, if the owner is another process
+ * @pfns: of the pages that the device holds
  */
 struct cell {
 	const struct operation *op;

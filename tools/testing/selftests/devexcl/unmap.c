@@ -140,13 +140,19 @@ static const char *act_mremap_move_all(struct cell *cell)
 	return move(cell, cell->mem.p, cell->mem.size, cell->mem.size);
 }
 
-/* What was moved away is mapped still, and new. */
+/* What was moved away is mapped still, and new; and it is memory of its own. */
 static const char *finish_dontunmap(struct cell *cell)
 {
-	size_t page;
+	size_t n;
 
-	for (page = cell->first; page < cell->first + cell->pages; page++)
+	for (n = 0; n < cell->pages; n++) {
+		size_t page = cell->first + n;
+
 		TRY(check_page(cell, page, page_of(&cell->mem, page), true));
+		memset(page_of(&cell->mem, page), 0xee, page_size());
+		TRY(check_page(cell, page, cell->moved_to + n * page_size(),
+			       false));
+	}
 	return NULL;
 }
 
