@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import devexcl_build
-from devexcl_host import HERE, REPO, DevexclError, indent, output_of, run_logged, seconds, terminal
+from devexcl_host import HERE, REPO, DevexclError, indent, run_logged, seconds, terminal
 from devexcl_overlay import Overlay
 from devexcl_source import Source
 

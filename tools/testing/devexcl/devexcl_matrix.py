@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Iterator, Optional
 
-from devexcl_host import DevexclError, terminal
+from devexcl_host import DevexclError
 from devexcl_judge import BAD, CRASH, FAIL, FIXED, HANG, KNOWN, PASS, SKIP, Result
 from devexcl_report import RESULTS_JSON
 

@@ -21,7 +21,7 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Sequence
 
 from devexcl_arch import Arch, host_arch
 from devexcl_build import Image, make_initramfs
