@@ -472,6 +472,7 @@ static const char *check_page_counts(struct cell *cell, size_t page,
 	TRY(must("query", dev_query(&cell->dev, p, 1, &info)));
 	if (info.order && !counted)
 		return NULL;	/* how many entries are exclusive is not known */
+	info.refcount -= swap_cache_references(&info);
 	if (info.refcount != info.mapcount + !counted)
 		return fail("page %zu, exclusive, has %d references and %d mappings",
 			    page, info.refcount, info.mapcount);

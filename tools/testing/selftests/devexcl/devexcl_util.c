@@ -690,6 +690,20 @@ void defragment_memory(void)
 	write_file("/proc/sys/vm/compact_memory", "1");
 }
 
+/* Bit of /proc/kpageflags */
+#define KPF_SWAPCACHE	(1ULL << 13)
+
+int swap_cache_references(const struct devexcl_page *info)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t flags = 0;
+
+	if (pread(fd, &flags, sizeof(flags), info->pfn * sizeof(flags)) < 0)
+		flags = 0;
+	close(fd);
+	return flags & KPF_SWAPCACHE ? 1 << info->order : 0;
+}
+
 static const char *check_page_references(struct dev *dev,
 					 const struct mem *mem, size_t page)
 {
@@ -701,6 +715,7 @@ static const char *check_page_references(struct dev *dev,
 	if (ret)
 		return say_wrong("cannot query page %zu: %s", page,
 				 strerror(-ret));
+	info.refcount -= swap_cache_references(&info);
 	if (info.refcount != 1 || info.mapcount != mapcount)
 		return say_wrong("page %zu has %d references and %d mappings, expected 1 and %d",
 				 page, info.refcount, info.mapcount, mapcount);

@@ -249,6 +249,11 @@ long mapcount_of(const void *p);
  * counted, have all batches emptied.
  */
 void drain_lru_batches(void);
+/*
+ * References of a folio that are of the swap cache: what was swapped in may
+ * stay there, and what reclaim has given up.
+ */
+int swap_cache_references(const struct devexcl_page *info);
 /* Have free memory put together, for large folios to be made of. */
 void defragment_memory(void);
 
