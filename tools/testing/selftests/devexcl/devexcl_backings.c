@@ -161,7 +161,6 @@ static const char *map_large(struct cell *cell, size_t size)
 
 /* Bits of /proc/kpageflags */
 #define KPF_COMPOUND_HEAD	(1ULL << 15)
-#define KPF_KSM			(1ULL << 21)
 
 /* The flags of the page that is mapped at @p; 0 if they cannot be read. */
 static uint64_t page_flags_of(const void *p)
@@ -276,12 +275,13 @@ static const char *make_swap_cache(struct cell *cell)
 
 #define KSM_DIR		"/sys/kernel/mm/ksm/"
 
+/* Some kernels' KPF_KSM is said of any anonymous page; so count the mappings. */
 static bool all_merged(const struct mem *mem)
 {
 	size_t page;
 
 	for (page = 0; page < mem->pages; page++)
-		if (!(page_flags_of(page_of(mem, page)) & KPF_KSM))
+		if (mapcount_of(page_of(mem, page)) < 2)
 			return false;
 	return true;
 }
