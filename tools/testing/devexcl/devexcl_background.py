@@ -49,7 +49,7 @@ class Background(Generic[T]):
 				value, error = self._outcomes.get(timeout=1)
 				break
 			except queue.Empty:
-				terminal.progress(terminal.aside)
+				terminal.progress(terminal.aside or 'Waiting for what is built ...')
 		if error:
 			raise error
 		return value
@@ -64,4 +64,3 @@ class Background(Generic[T]):
 			if self._stopping:
 				return
 			self._outcomes.put(outcome)
-		terminal.aside = ''

@@ -213,7 +213,9 @@ def run_logged(command: Sequence[str], *, what: str, log: Path, cwd: Optional[Pa
 		finally:
 			_running.discard(process)
 			process.stdout.close()
-			if not terminal.in_background():
+			if terminal.in_background():
+				terminal.aside = ''
+			else:
 				terminal.clear()
 	if status:
 		raise CommandFailed(f'{what}: {command[0]} failed with exit status {status}\n'
