@@ -14,7 +14,7 @@ T = TypeVar('T')
 
 # What is tested has its limits in seconds; what is built has not.
 NICE = 10
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 10
 
 
 class Background(Generic[T]):

@@ -61,7 +61,7 @@ class Row:
 	failed: int = 0
 	skipped: int = 0
 	text: str = ''
-	known: list[str] = field(default_factory=list)
+	known: list[str] = field(default_factory=list)		# the bug behind each known failure
 	could_not_run: bool = False
 	complaints: list[str] = field(default_factory=list)
 
@@ -224,7 +224,7 @@ def suite_row(name: str, results: list, spent: float) -> Row:
 	"""The tests on one kernel: a known failure is as expected."""
 	bad = [result for result in results if result.bad]
 	skipped = [result for result in results if result.verdict == 'skip']
-	known = [f'{result.name}: {result.bug}' for result in results if result.verdict == 'known']
+	known = [result.bug for result in results if result.verdict == 'known']
 	return Row(name, len(results) - len(bad) - len(skipped), len(bad), len(skipped),
 		   f'{len(results)} tests, {len(bad)} bad, {len(known)} known, {len(skipped)} skipped, {seconds(spent)}',
 		   known)
@@ -236,9 +236,11 @@ def failed_row(name: str, error: DevexclError) -> Row:
 
 def print_table(table: Table) -> None:
 	terminal.say('')
-	for row in table.rows:
-		for known in row.known:
-			terminal.say(f'known   {row.name}: {known}')
+	for bug in dict.fromkeys(bug for row in table.rows for bug in row.known):
+		terminal.say(f'known   {bug}')
+		for row in table.rows:
+			if bug in row.known:
+				terminal.say(f'            {row.known.count(bug)} on {row.name}')
 	for row in table.rows:
 		terminal.say(str(row))
 	terminal.say(f'{sum(len(row.known) for row in table.rows)} known failures, counted as passed')

@@ -1380,7 +1380,11 @@ class CheckTest(QuietTest):
 	def test_known_counts_as_passed(self) -> None:
 		results = [devexcl_judge.Result(name, 'a', name, bug='x') for name in ('pass', 'known', 'skip', 'fixed', 'hang')]
 		row = devexcl_check.suite_row('x', results, 1.0)
-		self.assertEqual((row.passed, row.failed, row.skipped, row.known), (2, 2, 1, ['known: x']))
+		self.assertEqual((row.passed, row.failed, row.skipped, row.known), (2, 2, 1, ['x']))
+		table = devexcl_check.Table()
+		table.add(row)
+		devexcl_check.print_table(table)
+		self.assertIn('known   x\n            1 on x\n', self.said.getvalue())
 
 	def test_all_of_it(self) -> None:
 		"""What goes wrong with one kernel is told in its place, and the others go on."""
