@@ -302,9 +302,11 @@ static const char *make_ksm(struct cell *cell)
 	TRY(must("madvise", madvise(twin.p, twin.size, MADV_MERGEABLE)));
 	write_file(KSM_DIR "sleep_millisecs", "0");
 	write_file(KSM_DIR "pages_to_scan", "1000");
+	/* Pages that were not merged are not to be passed over later. */
+	write_file(KSM_DIR "smart_scan", "0");
 	TRY(must("start ksmd", write_file(KSM_DIR "run", "1")));
 	while (!all_merged(&cell->mem)) {
-		if (read_number(KSM_DIR "full_scans") > scans + 100) {
+		if (read_number(KSM_DIR "full_scans") > scans + 2000) {
 			ret = skip("ksmd does not merge");
 			break;
 		}

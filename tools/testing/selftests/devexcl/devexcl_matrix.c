@@ -995,6 +995,8 @@ static void mark_kernel_log(const char *name)
 
 	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
 	write_file("/dev/kmsg", text);
+	/* What the kernel warns of once a boot it shall warn of in each cell. */
+	write_file("/sys/kernel/debug/clear_warn_once", "1");
 }
 
 /* Wait for the end of a process, but not for ever. Return: false if it hung. */
@@ -1196,6 +1198,7 @@ static const char * const settings[] = {
 	"/sys/kernel/mm/ksm/run",
 	"/sys/kernel/mm/ksm/pages_to_scan",
 	"/sys/kernel/mm/ksm/sleep_millisecs",
+	"/sys/kernel/mm/ksm/smart_scan",
 };
 
 struct setting {
@@ -1248,12 +1251,40 @@ static void restore_settings(void)
 		write_file(saved[i].name, saved[i].value);
 }
 
+#define KHUGEPAGED_DIR	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
+
+/*
+ * khugepaged sleeps as long as it is told to, unless there was nothing to scan:
+ * then the first who asks for huge pages wakes it. So be that one, and have it
+ * go to sleep before any cell asks.
+ */
+static void put_khugepaged_to_sleep(void)
+{
+	size_t size = 2 * thp_size();
+	long scans = read_number(KHUGEPAGED_DIR "full_scans");
+	int tries;
+	char *p;
+
+	if (!size || scans < 0)
+		return;
+	p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED || madvise(p, size, MADV_HUGEPAGE))
+		return;
+	write_file(KHUGEPAGED_DIR "scan_sleep_millisecs", "3600000");
+	/* Huge pages may be off; then it does not come. */
+	for (tries = 0; tries < 1000; tries++) {
+		if (read_number(KHUGEPAGED_DIR "full_scans") != scans)
+			break;
+		sched_yield();
+	}
+}
+
 /* Nobody shall move or merge pages but those whom a cell asks to. */
 static void keep_the_kernel_calm(void)
 {
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
-	write_file("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
-		   "3600000");
+	put_khugepaged_to_sleep();
 }
 
 static bool valid_arguments(int argc, char **argv)
