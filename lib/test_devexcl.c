@@ -211,7 +211,7 @@ struct devexcl_counters {
  * @inject_retries: times to pretend that the sequence moved
  * @breakpoint_lock: innermost
  * @breakpoints: armed, and nobody has come; under @breakpoint_lock
- * @nr_breakpoints: files of breakpoints; under @breakpoint_lock
+ * @nr_breakpoints: breakpoints, armed or not; under @breakpoint_lock
  */
 struct devexcl_ctx {
 	struct file *file;
@@ -748,13 +748,16 @@ static void devexcl_point(struct devexcl_ctx *ctx, enum devexcl_point point,
 	kref_put(&stop->ref, devexcl_stop_free);
 }
 
-/* The same in a notifier, where nobody may be kept who has memory to free. */
+/*
+ * The same in a notifier, where nobody may be kept who has memory to free, nor
+ * who exits: he cannot be killed any more.
+ */
 static void devexcl_point_notifier(struct devexcl_ctx *ctx,
 				   enum devexcl_point point,
 				   const struct mmu_notifier_range *range)
 {
 	if (mmu_notifier_range_blockable(range) &&
-	    !(current->flags & (PF_KTHREAD | PF_MEMALLOC)))
+	    !(current->flags & (PF_KTHREAD | PF_MEMALLOC | PF_EXITING)))
 		devexcl_point(ctx, point, range->start, range->end);
 }
 
@@ -784,16 +787,25 @@ static int devexcl_stop_flush(struct file *file, fl_owner_t id)
 	return 0;
 }
 
+/* Make room for one more, or for one less. */
+static bool devexcl_stop_count(struct devexcl_ctx *ctx, int change)
+{
+	bool room;
+
+	spin_lock(&ctx->breakpoint_lock);
+	room = ctx->nr_breakpoints + change <= DEVEXCL_MAX_BREAKPOINTS;
+	if (room)
+		ctx->nr_breakpoints += change;
+	spin_unlock(&ctx->breakpoint_lock);
+	return room;
+}
+
 static int devexcl_stop_release(struct inode *inode, struct file *file)
 {
 	struct devexcl_stop *stop = file->private_data;
 	struct devexcl_ctx *ctx = stop->ctx;
 
-	/* If it never had a descriptor nobody has closed it. */
-	devexcl_stop_set(stop, DEVEXCL_CLOSED);
-	spin_lock(&ctx->breakpoint_lock);
-	ctx->nr_breakpoints--;
-	spin_unlock(&ctx->breakpoint_lock);
+	devexcl_stop_count(ctx, -1);
 	kref_put(&stop->ref, devexcl_stop_free);
 	fput(ctx->file);
 	return 0;
@@ -1971,20 +1983,6 @@ static int devexcl_ioctl_inject(struct devexcl_ctx *ctx, void *data)
 	return 0;
 }
 
-static bool devexcl_stop_arm(struct devexcl_ctx *ctx, struct devexcl_stop *stop)
-{
-	bool room;
-
-	spin_lock(&ctx->breakpoint_lock);
-	room = ctx->nr_breakpoints < DEVEXCL_MAX_BREAKPOINTS;
-	if (room) {
-		ctx->nr_breakpoints++;
-		list_add_tail(&stop->node, &ctx->breakpoints);
-	}
-	spin_unlock(&ctx->breakpoint_lock);
-	return room;
-}
-
 static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 {
 	struct devexcl_breakpoint *arg = data;
@@ -1999,9 +1997,12 @@ static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 		if (ret)
 			return ret;
 	}
+	if (!devexcl_stop_count(ctx, 1))
+		return -ENOSPC;
+	ret = -ENOMEM;
 	stop = kzalloc(sizeof(*stop), GFP_KERNEL_ACCOUNT);
 	if (!stop)
-		return -ENOMEM;
+		goto out_count;
 	stop->ctx = ctx;
 	stop->point = arg->point;
 	stop->pass = arg->pass;
@@ -2021,14 +2022,10 @@ static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 		ret = PTR_ERR(file);
 		goto out_fd;
 	}
-	/* From here on it is the file's to free. */
-	get_file(ctx->file);
-	INIT_LIST_HEAD(&stop->node);
-	if (!devexcl_stop_arm(ctx, stop)) {
-		fput(file);
-		put_unused_fd(fd);
-		return -ENOSPC;
-	}
+	get_file(ctx->file);	/* dropped with the breakpoint's file */
+	spin_lock(&ctx->breakpoint_lock);
+	list_add_tail(&stop->node, &ctx->breakpoints);
+	spin_unlock(&ctx->breakpoint_lock);
 	fd_install(fd, file);
 	arg->fd = fd;
 	return 0;
@@ -2037,6 +2034,8 @@ out_fd:
 	put_unused_fd(fd);
 out_free:
 	kfree(stop);
+out_count:
+	devexcl_stop_count(ctx, -1);
 	return ret;
 }
 

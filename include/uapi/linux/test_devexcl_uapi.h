@@ -501,8 +501,8 @@ struct devexcl_inject {
  * @DEVEXCL_POINT_RELEASE: RELEASE is going to let go
  * @DEVEXCL_POINT_NR: number of points
  *
- * In a notifier that must not sleep, in reclaim and in kernel threads the
- * device does not stop.
+ * In a notifier the device does not stop if that must not sleep, nor in
+ * reclaim, in kernel threads, and in tasks that exit.
  */
 enum devexcl_point {
 	DEVEXCL_POINT_SAMPLED		= 0,

@@ -2386,6 +2386,113 @@ TEST_F(abi, inject_limits)
 	expect_untouched(self);
 }
 
+/*
+ * BREAKPOINT
+ */
+
+#define MAX_BREAKPOINTS	64
+
+TEST_F(abi, breakpoint_limits)
+{
+	struct devexcl_breakpoint *arg;
+	const struct call *call;
+	int stop[MAX_BREAKPOINTS], i;
+
+	for_each_call(call)
+		if (call->cmd == DEVEXCL_BREAKPOINT)
+			break;
+	arg = &args_of(self, call)->breakpoint;
+	arg->point = DEVEXCL_POINT_NR;
+	expect_refused(self, call, (union args *)arg, -EINVAL);
+	arg->point = UINT32_MAX;
+	expect_refused(self, call, (union args *)arg, -EINVAL);
+	arg->point = 0;
+	arg->addr = 1;
+	arg->length = page_size();
+	expect_refused(self, call, (union args *)arg, -EINVAL);
+	arg->addr = -page_size();
+	arg->length = 2 * page_size();
+	expect_refused(self, call, (union args *)arg, -EOVERFLOW);
+
+	for (i = 0; i < MAX_BREAKPOINTS; i++) {
+		stop[i] = dev_break(&self->dev, i % DEVEXCL_POINT_NR,
+				    self->mem.p);
+		ASSERT_LE(0, stop[i]);
+	}
+	EXPECT_EQ(-ENOSPC, dev_break(&self->dev, 0, NULL));
+	close(stop[0]);
+	stop[0] = dev_break(&self->dev, 0, NULL);
+	EXPECT_LE(0, stop[0]);
+	/* Or the unmapping at the end would stop. */
+	for (i = 0; i < MAX_BREAKPOINTS; i++)
+		close(stop[i]);
+}
+
+static void *release_first_page(void *arg)
+{
+	FIXTURE_DATA(abi) *self = arg;
+
+	dev_release(&self->dev, self->mem.p, 1);
+	return NULL;
+}
+
+/* Who comes to the point for these pages stops there, and goes on later. */
+TEST_F(abi, breakpoint_stops)
+{
+	pthread_t thread;
+	int stop;
+
+	ASSERT_EQ(2, dev_acquire(&self->dev, self->mem.p, 2));
+	stop = dev_break(&self->dev, DEVEXCL_POINT_RELEASE, self->mem.p);
+	ASSERT_LE(0, stop);
+	/* Another page, and another point */
+	ASSERT_EQ(1, dev_release(&self->dev, page_of(&self->mem, 1), 1));
+	ASSERT_EQ(0, dev_acquire_one(&self->dev, page_of(&self->mem, 1)));
+	EXPECT_EQ(-ETIME, wait_for_break(stop, 0));
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, release_first_page, self));
+	ASSERT_EQ(0, wait_for_break(stop, 60));
+	expect_held(&self->dev, &self->mem, 0, 1);
+	close(stop);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	expect_not_held(&self->dev, &self->mem, 0, 1);
+}
+
+/* Closing it before anybody has come takes it away. */
+TEST_F(abi, breakpoint_closed)
+{
+	int stop = dev_break(&self->dev, DEVEXCL_POINT_RELEASE, NULL);
+
+	ASSERT_LE(0, stop);
+	close(stop);
+	ASSERT_EQ(1, dev_acquire(&self->dev, self->mem.p, 1));
+	EXPECT_EQ(1, dev_release(&self->dev, self->mem.p, 1));
+}
+
+/* Who has stopped can be killed. */
+TEST_F(abi, breakpoint_killed)
+{
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		pthread_t thread;
+		int stop;
+
+		/* A context of our own: see inherited files. */
+		if (dev_open(&self->dev, 0) ||
+		    dev_mirror(&self->dev, self->mem.p, self->mem.size))
+			_exit(1);
+		stop = dev_break(&self->dev, DEVEXCL_POINT_RELEASE, NULL);
+		if (stop < 0 || pthread_create(&thread, NULL,
+					       release_first_page, self) ||
+		    wait_for_break(stop, 60))
+			_exit(2);
+		kill(getpid(), SIGKILL);
+	}
+	EXPECT_EQ(-SIGKILL, wait_child(pid));
+}
+
 /* Work that is begun anew some times is done in the end, and counted. */
 TEST_F(abi, retries_converge)
 {

@@ -35,7 +35,7 @@ static void check(int ok, const char *what)
 /* The layout must be that of 64-bit callers. */
 static void check_layout(void)
 {
-	check(sizeof(struct devexcl_info) == 64, "size of devexcl_info");
+	check(sizeof(struct devexcl_info) == 72, "size of devexcl_info");
 	check(sizeof(struct devexcl_mirror) == 32, "size of devexcl_mirror");
 	check(sizeof(struct devexcl_acquire) == 48, "size of devexcl_acquire");
 	check(sizeof(struct devexcl_release) == 32, "size of devexcl_release");
@@ -45,6 +45,8 @@ static void check_layout(void)
 	check(sizeof(struct devexcl_page) == 32, "size of devexcl_page");
 	check(sizeof(struct devexcl_query) == 40, "size of devexcl_query");
 	check(sizeof(struct devexcl_inject) == 16, "size of devexcl_inject");
+	check(sizeof(struct devexcl_breakpoint) == 40,
+	      "size of devexcl_breakpoint");
 	check(sizeof(struct devexcl_event) == 64, "size of devexcl_event");
 }
 
@@ -163,6 +165,19 @@ static void inject(int fd)
 	check(!ioctl(fd, DEVEXCL_INJECT, &arg), "INJECT");
 }
 
+static void breakpoint(int fd, const char *p, size_t size)
+{
+	struct devexcl_breakpoint arg = {
+		.size = sizeof(arg),
+		.point = DEVEXCL_POINT_RELEASE,
+		.addr = (uintptr_t)p,
+		.length = size,
+	};
+
+	check(!ioctl(fd, DEVEXCL_BREAKPOINT, &arg), "BREAKPOINT");
+	check(!close(arg.fd), "close breakpoint");
+}
+
 static void stats(int fd)
 {
 	struct devexcl_stats arg = { .size = sizeof(arg) };
@@ -210,6 +225,7 @@ int main(void)
 	check(__atomic_load_n(word, __ATOMIC_RELAXED) == 42 + (1ULL << 40),
 	      "data");
 	inject(fd);
+	breakpoint(fd, p, page);
 	stats(fd);
 	events(fd);
 	mirror(fd, DEVEXCL_UNMIRROR, p, PAGES * page);

@@ -758,6 +758,9 @@ static const char *check_frames_free(const struct cell *cell)
 	struct timespec start;
 	const char *ret;
 
+	/* A page that was moved has left its frame to others. */
+	if (cell->backing->traits & TRAIT_MOVING)
+		return NULL;
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	drain_lru_batches();
 	while ((ret = each_frame(cell, check_frame_free))) {
@@ -1079,6 +1082,8 @@ static const char *excluded(const struct cell *cell)
 		return "what ends the owner has no target";
 	if (cell->hold != HOLD_ALL && cell->op->all_held)
 		return cell->op->all_held;
+	if (cell->hold == HOLD_NEIGHBOURS && cell->backing->traits & TRAIT_ALIKE)
+		return "neighbours in large folios: thp_last_pte and mthp_64k will do";
 	if (cell->op->except.traits & cell->backing->traits)
 		return cell->op->except.why;
 	if (cell->op->needs.why &&
