@@ -258,7 +258,7 @@ class SuiteCheck:
 	def __init__(self, args: argparse.Namespace, suite: devexcl_check.Suite, folder: Path) -> None:
 		self.suite = suite
 		options = argparse.Namespace(**{**vars(args), 'kernel': suite.kernel, 'builtin': suite.builtin,
-						'debug': suite.debug, 'subset': suite.debug})
+						'debug': suite.debug, 'subset': not suite.plain})
 		self.session = Session(options, folder / suite.name)
 
 	def prepare(self) -> tuple[Image, list[devexcl_check.Row]]:

@@ -40,7 +40,8 @@ class Suite:
 
 	@property
 	def title(self) -> str:
-		marks = ['device built in' if self.builtin else 'device as a module'] + ['debug kernel, a subset'] * self.debug
+		marks = ['device built in' if self.builtin else 'device as a module'] + ['debug kernel'] * self.debug
+		marks += ['a subset'] * (not self.plain)
 		return f'Linux {self.kernel}, {", ".join(marks)}'
 
 	@property
