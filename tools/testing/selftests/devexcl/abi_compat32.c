@@ -165,7 +165,7 @@ static void inject(int fd)
 	check(!ioctl(fd, DEVEXCL_INJECT, &arg), "INJECT");
 }
 
-static void breakpoint(int fd, const char *p, size_t size)
+static void arm_breakpoint(int fd, const char *p, size_t size)
 {
 	struct devexcl_breakpoint arg = {
 		.size = sizeof(arg),
@@ -225,7 +225,7 @@ int main(void)
 	check(__atomic_load_n(word, __ATOMIC_RELAXED) == 42 + (1ULL << 40),
 	      "data");
 	inject(fd);
-	breakpoint(fd, p, page);
+	arm_breakpoint(fd, p, page);
 	stats(fd);
 	events(fd);
 	mirror(fd, DEVEXCL_UNMIRROR, p, PAGES * page);
