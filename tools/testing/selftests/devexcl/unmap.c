@@ -134,6 +134,22 @@ static const char *act_mremap_move(struct cell *cell)
 	return move(cell, target(cell), target_size(cell), target_size(cell));
 }
 
+/* What was moved counts as written, for those who look for that. */
+static const char *act_mremap_clean(struct cell *cell)
+{
+	size_t page;
+
+	if (!clear_soft_dirty())
+		return skip("no soft-dirty bits");
+	TRY(act_mremap_move(cell));
+	for (page = 0; page < cell->pages; page++)
+		if (!(pagemap_of(cell->moved_to + page * page_size()) &
+		      PAGEMAP_SOFT_DIRTY))
+			return fail("page %zu was moved, and is not soft-dirty",
+				    cell->first + page);
+	return NULL;
+}
+
 /* Of a huge page's size this moves the page table. */
 static const char *act_mremap_move_all(struct cell *cell)
 {
@@ -315,6 +331,13 @@ static const struct operation ops[] = {
 		.act = act_mremap_move,
 		.expect = { TAKEN, CAUSE(UNMAP), ENTRY_IS(NONE), DATA_MOVED,
 			    .splits = SPLITS_VMA },
+	}, {
+		.name = "mremap_clean",
+		.act = act_mremap_clean,
+		.expect = { TAKEN, CAUSE(UNMAP) | CAUSE(SOFT_DIRTY),
+			    ENTRY_IS(NONE), DATA_MOVED,
+			    .neighbours_too = true, .splits = SPLITS_VMA,
+			    .soft_clean = true },
 	}, {
 		.name = "mremap_move_all",
 		.act = act_mremap_move_all,
