@@ -459,6 +459,18 @@ static const char *map_ballast(int node, bool huge)
 	return NULL;
 }
 
+/* Is all of the memory in one block, and can that be offlined? */
+static bool is_in_good_block(struct cell *cell)
+{
+	unsigned long block = block_of(frame_of(cell, 0));
+	size_t page;
+
+	for (page = 1; page < cell->mem.pages; page++)
+		if (block_of(frame_of(cell, page)) != block)
+			return false;
+	return can_be_offlined(block);
+}
+
 /* Have the memory in a block that can be offlined. */
 static const char *prepare_block(struct cell *cell)
 {
@@ -473,9 +485,8 @@ static const char *prepare_block(struct cell *cell)
 		return skip("no memory could be offlined");
 	TRY(bind_to(mem, node));
 	for (tries = 0; tries < BALLAST_TRIES; tries++) {
-		uint64_t pfn = frame_of(cell, cell->first);
-
-		if (can_be_offlined(block_of(pfn)) && is_compound(pfn) == large)
+		if (is_in_good_block(cell) &&
+		    is_compound(frame_of(cell, cell->first)) == large)
 			return NULL;
 		TRY(must("madvise", madvise(mem->p, mem->size,
 					    MADV_DONTNEED)));
