@@ -849,6 +849,25 @@ int wait_child(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
+int open_own_state(void)
+{
+	int fd = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+bool state_is_asleep(int state)
+{
+	char line[64];	/* as far as the state, behind a name in brackets */
+	ssize_t size, i;
+
+	size = syscall(SYS_pread64, state, line, sizeof(line), 0);
+	for (i = 0; i + 2 < size; i++)
+		if (line[i] == ')')
+			return line[i + 2] == 'S' || line[i + 2] == 'D';
+	return false;
+}
+
 int gate_init(struct gate *gate)
 {
 	return pipe2(gate->pipe, O_CLOEXEC) ? -errno : 0;

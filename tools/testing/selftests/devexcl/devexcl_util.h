@@ -308,6 +308,15 @@ int cpu_write(uint64_t *p, uint64_t value);
  */
 int wait_child(pid_t pid);
 
+/*
+ * A file that tells in what state the calling thread is, or -errno; and whether
+ * the thread of such a file is asleep. Looking takes no lock of mm, and needs
+ * no memory that was not used before: it can be done while others have stopped
+ * with locks.
+ */
+int open_own_state(void);
+bool state_is_asleep(int state);
+
 /**
  * struct gate - lets two processes wait for each other
  * @pipe: a byte each way
