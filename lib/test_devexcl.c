@@ -53,7 +53,6 @@
 #include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
 #include <linux/kref.h>
@@ -1011,7 +1010,7 @@ static void devexcl_mirror_remove(struct devexcl_mirror_range *mirror)
 	};
 
 	down_write(&mirror->lock);
-	mirror->dead = true;
+	WRITE_ONCE(mirror->dead, true);
 	devexcl_table_drop(mirror, mirror->start, mirror->end, false, &event);
 	atomic64_add(event.exclusive, &mirror->ctx->count.released);
 	devexcl_record(mirror->ctx, &event);
@@ -1529,39 +1528,6 @@ static u64 devexcl_op_instruction(const struct devexcl_atomic_op *op, void *p,
 	return old;
 }
 
-/* Carry out one operation on a page that the device holds. */
-static void devexcl_op_execute(struct devexcl_mirror_range *mirror,
-			       unsigned long *pte,
-			       const struct devexcl_atomic *arg,
-			       struct devexcl_atomic_op *op)
-{
-	unsigned int bits = op->width * BITS_PER_BYTE;
-	u64 operand = op->operand & GENMASK_ULL(bits - 1, 0);
-	u64 compare = op->compare & GENMASK_ULL(bits - 1, 0);
-	struct page *page = devexcl_pte_page(*pte);
-	struct devexcl_ctx *ctx = mirror->ctx;
-	struct mutex *unit = &ctx->unit[hash_ptr(page, DEVEXCL_UNIT_BITS)];
-	void *base, *p;
-
-	lockdep_assert_held_read(&mirror->lock);
-	if (!(*pte & DEVEXCL_PTE_DIRTY))
-		set_bit(DEVEXCL_PTE_DIRTY_BIT, pte);
-
-	mutex_lock(unit);
-	base = kmap_local_page(page);
-	p = base + offset_in_page(op->addr);
-	if (arg->flags & DEVEXCL_ATOMIC_GAP)
-		op->old = devexcl_op_gap(ctx, op, p, operand, compare,
-					 arg->gap_ns);
-	else
-		op->old = devexcl_op_instruction(op, p, operand, compare);
-	kunmap_local(base);
-	mutex_unlock(unit);
-
-	atomic64_inc(&ctx->count.ops);
-	trace_devexcl_atomic(ctx, op);
-}
-
 static int devexcl_op_check(const struct devexcl_atomic_op *op)
 {
 	if (op->op >= DEVEXCL_OP_NR || op->reserved)
@@ -1574,57 +1540,161 @@ static int devexcl_op_check(const struct devexcl_atomic_op *op)
 	return 0;
 }
 
-/*
- * Carry out one operation; acquire the page first if need be and wanted.
- *
- * The page may be taken away again before the operation gets to it. That is
- * no error, as long as it does not go on for ever.
+/**
+ * struct devexcl_batch - operations to be carried out in order
+ * @ops: they
+ * @nr: how many
+ * @flags: DEVEXCL_ATOMIC_*
+ * @gap_ns: with DEVEXCL_ATOMIC_GAP, nanoseconds between load and store
+ * @acquired: times that a page had to be acquired first
  */
-static int devexcl_op_run(struct devexcl_mirror_range *mirror,
-			  const struct devexcl_atomic *arg,
-			  struct devexcl_atomic_op *op)
+struct devexcl_batch {
+	struct devexcl_atomic_op *ops;
+	unsigned int nr;
+	u32 flags;
+	u32 gap_ns;
+	u64 acquired;
+};
+
+static void devexcl_op_execute(struct devexcl_ctx *ctx,
+			       const struct devexcl_batch *batch,
+			       struct devexcl_atomic_op *op, void *p)
 {
-	unsigned int round;
-	unsigned long *pte;
-	long got;
+	unsigned int bits = op->width * BITS_PER_BYTE;
+	u64 operand = op->operand & GENMASK_ULL(bits - 1, 0);
+	u64 compare = op->compare & GENMASK_ULL(bits - 1, 0);
 
-	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
-		down_read(&mirror->lock);
-		pte = devexcl_pte_allowing(mirror, op->addr,
-					   DEVEXCL_PTE_EXCLUSIVE);
-		if (pte)
-			devexcl_op_execute(mirror, pte, arg, op);
-		up_read(&mirror->lock);
-		if (pte)
-			return 0;
-		if (!(arg->flags & DEVEXCL_ATOMIC_ACQUIRE))
-			return -EACCES;
-
-		if (signal_pending(current))
-			return -EINTR;
-		got = devexcl_acquire(mirror, op->addr & PAGE_MASK, 1);
-		if (got < 0 && got != -EBUSY)
-			return got;
-		cond_resched();
-	}
-	return -EBUSY;
+	if (batch->flags & DEVEXCL_ATOMIC_GAP)
+		op->old = devexcl_op_gap(ctx, op, p, operand, compare,
+					 batch->gap_ns);
+	else
+		op->old = devexcl_op_instruction(op, p, operand, compare);
+	op->error = 0;
+	trace_devexcl_atomic(ctx, op);
 }
 
 /*
- * Run some operations, and note the result of each.
+ * Carry out operation number @i, and those that follow it on the same page,
+ * which the device holds.
+ *
+ * Return: number of the first one that was not carried out.
+ */
+static unsigned int devexcl_ops_on_page(struct devexcl_mirror_range *mirror,
+					unsigned long *pte,
+					const struct devexcl_batch *batch,
+					unsigned int i)
+{
+	struct devexcl_ctx *ctx = mirror->ctx;
+	struct devexcl_atomic_op *op = &batch->ops[i];
+	u64 nr = op->addr >> PAGE_SHIFT;
+	/* Neighbours do not meet. */
+	struct mutex *unit = &ctx->unit[nr % ARRAY_SIZE(ctx->unit)];
+	void *base;
+
+	lockdep_assert_held_read(&mirror->lock);
+	if (!(*pte & DEVEXCL_PTE_DIRTY))
+		set_bit(DEVEXCL_PTE_DIRTY_BIT, pte);
+
+	mutex_lock(unit);
+	base = kmap_local_page(devexcl_pte_page(*pte));
+	do {
+		devexcl_op_execute(ctx, batch, op,
+				   base + offset_in_page(op->addr));
+		op = &batch->ops[++i];
+	} while (i < batch->nr && op->addr >> PAGE_SHIFT == nr &&
+		 !devexcl_op_check(op));
+	kunmap_local(base);
+	mutex_unlock(unit);
+	return i;
+}
+
+/*
+ * Carry out operations from number @i on, as long as the device holds their
+ * pages: many of them for each time that locks are taken. With gaps it is one
+ * only, as mm must not wait for the sum of them.
+ *
+ * Return: number of the first one that was not carried out.
+ */
+static unsigned int devexcl_ops_held(struct devexcl_mirror_range *mirror,
+				     const struct devexcl_batch *batch,
+				     unsigned int i)
+{
+	struct devexcl_batch part = *batch;
+
+	if (part.flags & DEVEXCL_ATOMIC_GAP)
+		part.nr = i + 1;
+	down_read(&mirror->lock);
+	while (i < part.nr) {
+		const struct devexcl_atomic_op *op = &part.ops[i];
+		unsigned long *pte;
+
+		if (op->addr < mirror->start || op->addr >= mirror->end ||
+		    devexcl_op_check(op))
+			break;
+		pte = devexcl_pte_allowing(mirror, op->addr,
+					   DEVEXCL_PTE_EXCLUSIVE);
+		if (!pte)
+			break;
+		i = devexcl_ops_on_page(mirror, pte, &part, i);
+	}
+	up_read(&mirror->lock);
+	return i;
+}
+
+/*
+ * Carry out at least operation number @i; acquire its page first if need be
+ * and wanted.
+ *
+ * The page may be taken away again before the operation gets to it. That is
+ * no error, as long as it does not go on for ever.
+ *
+ * Return: number of the first one that was not carried out; if that is @i, its
+ * error is set.
+ */
+static unsigned int devexcl_ops_try(struct devexcl_mirror_range *mirror,
+				    struct devexcl_batch *batch, unsigned int i)
+{
+	struct devexcl_atomic_op *op = &batch->ops[i];
+	unsigned int round, next;
+	long got;
+
+	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
+		next = devexcl_ops_held(mirror, batch, i);
+		if (next > i)
+			return next;
+		op->error = READ_ONCE(mirror->dead) ? -ENXIO : -EACCES;
+		if (!(batch->flags & DEVEXCL_ATOMIC_ACQUIRE))
+			return i;
+
+		op->error = -EINTR;
+		if (signal_pending(current))
+			return i;
+		got = devexcl_acquire(mirror, op->addr & PAGE_MASK, 1);
+		if (got > 0) {
+			batch->acquired++;
+		} else if (got != -EBUSY) {
+			op->error = got;
+			return i;
+		}
+		cond_resched();
+	}
+	op->error = -EBUSY;
+	return i;
+}
+
+/*
+ * Carry out a batch, and note the result of each operation.
  *
  * Return: how many were carried out; the next one, if any, has its error set.
  */
 static unsigned int devexcl_ops_run(struct devexcl_ctx *ctx,
-				    const struct devexcl_atomic *arg,
-				    struct devexcl_atomic_op *ops,
-				    unsigned int nr)
+				    struct devexcl_batch *batch)
 {
 	struct devexcl_mirror_range *mirror = NULL;
-	unsigned int i;
+	unsigned int i = 0, next;
 
-	for (i = 0; i < nr; i++) {
-		struct devexcl_atomic_op *op = &ops[i];
+	for (; i < batch->nr; i = next) {
+		struct devexcl_atomic_op *op = &batch->ops[i];
 
 		op->error = devexcl_op_check(op);
 		if (!op->error && signal_pending(current))
@@ -1636,11 +1706,16 @@ static unsigned int devexcl_ops_run(struct devexcl_ctx *ctx,
 			devexcl_mirror_put(mirror);
 			mirror = devexcl_mirror_get(ctx, op->addr);
 		}
-		op->error = mirror ? devexcl_op_run(mirror, arg, op) : -ENXIO;
-		if (op->error)
+		if (!mirror) {
+			op->error = -ENXIO;
+			break;
+		}
+		next = devexcl_ops_try(mirror, batch, i);
+		if (next == i)
 			break;
 	}
 	devexcl_mirror_put(mirror);
+	atomic64_add(i, &ctx->count.ops);
 	return i;
 }
 
@@ -1649,6 +1724,10 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 	struct devexcl_atomic_op __user *uops;
 	struct devexcl_atomic *arg = data;
 	struct devexcl_atomic_op *ops;
+	struct devexcl_batch batch = {
+		.flags = arg->flags,
+		.gap_ns = arg->gap_ns,
+	};
 	int ret = 0;
 
 	uops = u64_to_user_ptr(arg->ops);
@@ -1661,6 +1740,7 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 	ops = kmalloc_array(DEVEXCL_BATCH_OPS, sizeof(*ops), GFP_KERNEL);
 	if (!ops)
 		return -ENOMEM;
+	batch.ops = ops;
 
 	while (!ret && arg->done < arg->nr_ops) {
 		unsigned int nr = min_t(u64, arg->nr_ops - arg->done,
@@ -1673,7 +1753,8 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 			ret = -EFAULT;
 			break;
 		}
-		ran = devexcl_ops_run(ctx, arg, ops, nr);
+		batch.nr = nr;
+		ran = devexcl_ops_run(ctx, &batch);
 		told = ran;
 		if (ran < nr) {
 			told++;
