@@ -1192,6 +1192,7 @@ static const char * const settings[] = {
 	"/proc/sys/kernel/core_pattern",
 	"/proc/sys/kernel/numa_balancing",
 	"/proc/sys/vm/compaction_proactiveness",
+	"/proc/sys/vm/min_slab_ratio",
 	"/sys/kernel/debug/sched/numa_balancing/scan_period_m*_ms",
 	"/sys/kernel/mm/transparent_hugepage/enabled",
 	"/sys/kernel/mm/transparent_hugepage/hugepages-*/enabled",

@@ -26,6 +26,8 @@
 
 #define CGROUP_ROOT		"/sys/fs/cgroup/"
 #define CGROUP			CGROUP_ROOT "devexcl/"
+#define NODE			"/sys/devices/system/node/node%d/"
+#define MAX_NODES		8
 #define MGLRU_ENABLED		"/sys/kernel/mm/lru_gen/enabled"
 
 /* Of /proc/kpageflags */
@@ -131,32 +133,65 @@ static const char *refresh_statistics(void)
 	return NULL;
 }
 
-/* Have the kernel reclaim by a file, until it has got at all pages. */
-static const char *reclaim_by_file(struct cell *cell, const char *file,
-				   const char *bytes)
+/* Have the kernel reclaim by a file. */
+static const char *reclaim_by_file(const char *file, const char *bytes)
 {
-	int ret, round;
-	long page;
+	int ret;
 
-	for (round = 0; round < RECLAIM_ROUNDS; round++) {
-		TRY(refresh_statistics());
-		ret = write_file(file, bytes);
-		if (ret == -ENOENT)
-			return skip("no %s", file);
-		/* That there is less to reclaim than was asked for is fine. */
-		if (ret != -EAGAIN)
-			TRY(must(file, ret));
-		page = page_not_reclaimed(cell);
-		if (page < 0)
-			return NULL;
-	}
-	return fail("page %ld is not reclaimed: its entry is %s", page,
+	TRY(refresh_statistics());
+	ret = write_file(file, bytes);
+	if (ret == -ENOENT)
+		return skip("no %s", file);
+	/* That there is less to reclaim than was asked for is fine. */
+	return ret == -EAGAIN ? NULL : must(file, ret);
+}
+
+static const char *check_reclaimed(const struct cell *cell)
+{
+	long page = page_not_reclaimed(cell);
+
+	return page < 0 ? NULL :
+	       fail("page %ld is not reclaimed: its entry is %s", page,
 		    entry_name(entry_of(page_of(&cell->mem, page))));
 }
 
+/* Until it has got at all pages. */
 static const char *act_memory_reclaim(struct cell *cell)
 {
-	return reclaim_by_file(cell, CGROUP "memory.reclaim", "1G");
+	int round;
+
+	for (round = 0; round < RECLAIM_ROUNDS; round++) {
+		TRY(reclaim_by_file(CGROUP "memory.reclaim", "1G"));
+		if (page_not_reclaimed(cell) < 0)
+			return NULL;
+	}
+	return check_reclaimed(cell);
+}
+
+/* A node is not reclaimed from unless so much of it (percent) is slab. */
+static const char *prepare_node(struct cell *cell)
+{
+	write_file("/proc/sys/vm/min_slab_ratio", "0");
+	return prepare_mglru(cell);
+}
+
+/* Reclaim from nodes of memory, on each of which the pages may be. */
+static const char *act_node_reclaim(struct cell *cell)
+{
+	int round, node;
+	char file[80];
+
+	for (round = 0; round < RECLAIM_ROUNDS; round++) {
+		for (node = 0; node < MAX_NODES; node++) {
+			snprintf(file, sizeof(file), NODE, node);
+			if (!access(file, F_OK))
+				TRY(reclaim_by_file(strcat(file, "reclaim"),
+						    "64M swappiness=max"));
+		}
+		if (page_not_reclaimed(cell) < 0)
+			return NULL;
+	}
+	return check_reclaimed(cell);
 }
 
 /*
@@ -361,7 +396,7 @@ static const char *act_reclaim_freed(struct cell *cell)
 		READ_MEM(word_of(&cell->mem, 0));
 	else
 		READ_MEM(word_of(&cell->mem, cell->mem.pages / 2));
-	TRY(reclaim_by_file(cell, CGROUP "memory.reclaim", "1G"));
+	TRY(act_memory_reclaim(cell));
 	for (page = 0; page < cell->mem.pages; page++) {
 		uint64_t *words = word_of(&cell->mem, page);
 
@@ -584,6 +619,12 @@ static const struct operation ops[] = {
 		.expect_for = expect_reclaimed,
 		.except = { TRAIT_MOVING | TRAIT_LARGE,
 			    "large folios are treated as on the other LRU" },
+	}, {
+		.name = "node_reclaim",
+		.prepare = prepare_node,
+		.act = act_node_reclaim,
+		.expect_for = expect_reclaimed,
+		.needs = TYPICAL_ONLY,
 	}, {
 		.name = "memory_high",
 		.prepare = prepare_lru,
