@@ -6,7 +6,6 @@
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -14,9 +13,6 @@
 
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
-
-/* A cell that takes longer hangs. Generous: emulated CPUs, debug kernels. */
-#define CELL_SECONDS	60
 
 /* What the device adds to a word of each page that it holds. */
 #define DEVICE_ADDS	0x0001000000000001ULL
@@ -27,54 +23,6 @@ static const char * const hold_suffix[NR_HOLDS] = {
 	[HOLD_HALF] = ".half",
 	[HOLD_NEIGHBOURS] = ".neighbours",
 };
-
-/* The first byte of a verdict says which kind it is. */
-#define IS_SKIP		'S'
-#define IS_FAIL		'F'
-
-static const char *say(char kind, const char *fmt, va_list args)
-{
-	static char text[400];
-
-	text[0] = kind;
-	vsnprintf(text + 1, sizeof(text) - 1, fmt, args);
-	return text;
-}
-
-const char *fail(const char *fmt, ...)
-{
-	va_list args;
-	const char *ret;
-
-	va_start(args, fmt);
-	ret = say(IS_FAIL, fmt, args);
-	va_end(args);
-	return ret;
-}
-
-const char *skip(const char *fmt, ...)
-{
-	va_list args;
-	const char *ret;
-
-	va_start(args, fmt);
-	ret = say(IS_SKIP, fmt, args);
-	va_end(args);
-	return ret;
-}
-
-const char *must(const char *what, long ret)
-{
-	if (ret >= 0)
-		return NULL;
-	return fail("%s: %s", what, strerror(ret == -1 ? errno : (int)-ret));
-}
-
-/* A claim of devexcl_util.h as a verdict. */
-static const char *claim(const char *wrong)
-{
-	return wrong ? fail("%s", wrong) : NULL;
-}
 
 long read_number(const char *name)
 {
@@ -533,19 +481,6 @@ static void fill_near(struct cell *cell)
 				  pattern_word(page, i));
 }
 
-/*
- * Cells that find nothing wrong must have been able to: with DEVEXCL_BROKEN in
- * the environment, as of devexcl_test.h, the driver makes these mistakes.
- */
-static const char *break_driver(struct cell *cell)
-{
-	const char *broken = getenv("DEVEXCL_BROKEN");
-
-	return broken ? must("inject", dev_inject(&cell->dev,
-						  strtoul(broken, NULL, 0),
-						  0)) : NULL;
-}
-
 /* Page frames */
 
 /* Longer than anything takes that somebody else may have to finish. */
@@ -639,7 +574,7 @@ static const char *set_up_cell(struct cell *cell)
 		cell->pfns = calloc(cell->mem.pages, sizeof(*cell->pfns));
 	}
 	TRY(must("open device", dev_open(&cell->dev, 0)));
-	TRY(break_driver(cell));
+	TRY(break_driver_of(&cell->dev));
 	TRY(must("mirror", dev_mirror(&cell->dev, cell->mem.p,
 				      cell->mem.size)));
 	if (cell->op->prepare)
@@ -674,23 +609,6 @@ static const char *run_cell(struct cell *cell)
 	return check_counts(cell, &expect);
 }
 
-/* What a cell's process, or a child of it, leaves behind for its parent. */
-static char *report;
-#define REPORT_SIZE	512
-
-/* The report of a child as a verdict. */
-static const char *read_report(void)
-{
-	const char *ret = NULL;
-
-	if (report[0] == IS_SKIP)
-		ret = skip("%s", report + 1);
-	else if (report[0] == IS_FAIL)
-		ret = fail("%s", report + 1);
-	report[0] = 0;
-	return ret;
-}
-
 const char *claim_in_child(struct cell *cell,
 			   const char *(*fn)(struct cell *cell))
 {
@@ -700,11 +618,11 @@ const char *claim_in_child(struct cell *cell,
 	TRY(must("fork", pid));
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		snprintf(report, REPORT_SIZE, "%s", fn(cell) ?: "");
+		leave_verdict(fn(cell));
 		_exit(0);
 	}
 	status = wait_child(pid);
-	TRY(read_report());
+	TRY(take_verdict());
 	return status ? fail("the child ended with %d", status) : NULL;
 }
 
@@ -841,7 +759,7 @@ const char *wait_owner(struct cell *cell, int status)
 	int is = wait_child(cell->owner_child);
 
 	cell->owner_child = 0;
-	TRY(read_report());
+	TRY(take_verdict());
 	/* A process between us and the owner cannot end in just the same way. */
 	if (is != status && is != 128 - status)
 		return fail("the owner ended with %d, expected %d", is, status);
@@ -863,7 +781,7 @@ static void owner_process(struct cell *cell, struct gate *ready,
 	if (!ret)
 		for (;;)
 			pause();
-	snprintf(report, REPORT_SIZE, "%s", ret);
+	leave_verdict(ret);
 	_exit(1);
 }
 
@@ -897,7 +815,7 @@ static const char *start_owner(struct cell *owners, struct cell *cell,
 	TRY(must("fork", pid));
 	close(ready.pipe[1]);
 	if (gate_wait(&ready))
-		return read_report() ?: fail("the owner died too early");
+		return take_verdict() ?: fail("the owner died too early");
 	*cell = *owners;
 	cell->owner_child = pid;
 
@@ -941,136 +859,54 @@ static const char *watch_cell(struct cell *cell)
 	return cell->op->finish ? cell->op->finish(cell) : NULL;
 }
 
-/* Cells */
+/* Cells: holds are the innermost loop, operations the outermost. */
 
-/* All cells in turn: holds are the innermost loop, operations the outermost. */
-static void first_cell(struct cell *cell, const struct operation *ops)
+static const char *matrix_subject;
+static const struct operation *matrix_ops;
+
+static struct cell cell_of(size_t n)
 {
-	memset(cell, 0, sizeof(*cell));
-	cell->op = ops;
-	cell->backing = backings;
-	cell->near = 2;
-	cell->fd = -1;
+	return (struct cell) {
+		.op = &matrix_ops[n / NR_HOLDS / nr_backings],
+		.backing = &backings[n / NR_HOLDS % nr_backings],
+		.hold = n % NR_HOLDS,
+		.near = 2,
+		.fd = -1,
+	};
 }
 
-static void next_cell(struct cell *cell)
+static const char *cell_name(size_t n)
 {
-	if (++cell->hold < NR_HOLDS)
-		return;
-	cell->hold = 0;
-	if (++cell->backing < backings + nr_backings)
-		return;
-	cell->backing = backings;
-	cell->op++;
-}
-
-#define for_each_cell(cell, ops, nr_ops)				\
-	for (first_cell(&(cell), ops); (cell).op < (ops) + (nr_ops);	\
-	     next_cell(&(cell)))
-
-/* Running cells */
-
-static void cell_process(struct cell *cell)
-{
-	const char *ret;
-
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	ret = cell->op->watch ? watch_cell(cell) : run_cell(cell);
-	end_child(cell);
-	snprintf(report, REPORT_SIZE, "%s", ret ?: "P");
-	/* What is left is undone by exit(), which is worth testing as well. */
-	_exit(0);
-}
-
-static const char *cell_name(const char *subject, const struct cell *cell)
-{
+	struct cell cell = cell_of(n);
 	static char name[160];
 
-	snprintf(name, sizeof(name), "%s.%s.%s%s", subject, cell->op->name,
-		 cell->backing->name, hold_suffix[cell->hold]);
+	snprintf(name, sizeof(name), "%s.%s.%s%s", matrix_subject,
+		 cell.op->name, cell.backing->name, hold_suffix[cell.hold]);
 	return name;
 }
 
-/* Say in the kernel log which cell is running. */
-static void mark_kernel_log(const char *name)
+static const char *run_any_cell(struct cell *cell)
 {
-	char text[200];
+	const char *ret;
 
-	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
-	write_file("/dev/kmsg", text);
-	/* What the kernel warns of once a boot it shall warn of in each cell. */
-	write_file("/sys/kernel/debug/clear_warn_once", "1");
+	ret = cell->op->watch ? watch_cell(cell) : run_cell(cell);
+	end_child(cell);
+	return ret;
 }
 
-/* Wait for the end of a process, but not for ever. Return: false if it hung. */
-static bool wait_cell(pid_t pid, int *status)
+static const char *cell_run(size_t n)
 {
-	struct timespec limit = { .tv_sec = CELL_SECONDS };
-	sigset_t child;
-	bool hung;
+	struct cell cell = cell_of(n);
 
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	hung = sigtimedwait(&child, NULL, &limit) < 0;
-	if (hung)
-		kill(pid, SIGKILL);
-	waitpid(pid, status, 0);
-	return !hung;
+	return run_any_cell(&cell);
 }
 
-/* Run a cell in a process of its own; its verdict is in @report then. */
-static void run_process(struct cell *cell)
+static const char *cell_control(size_t n)
 {
-	int status;
-	pid_t pid;
+	struct cell cell = cell_of(n);
 
-	report[0] = 0;
-	fflush(stdout);
-	pid = fork();
-	if (!pid)
-		cell_process(cell);
-	if (!wait_cell(pid, &status))
-		snprintf(report, REPORT_SIZE, "%cno end within %d seconds",
-			 IS_FAIL, CELL_SECONDS);
-	else if (!report[0])
-		snprintf(report, REPORT_SIZE, "%cthe cell died: %s %d", IS_FAIL,
-			 WIFSIGNALED(status) ? "signal" : "status",
-			 WIFSIGNALED(status) ? WTERMSIG(status) :
-					       WEXITSTATUS(status));
-}
-
-/* Would the same have gone wrong with nothing held by the device? */
-static void run_control(const struct cell *cell)
-{
-	struct cell control;
-
-	first_cell(&control, cell->op);
-	control.backing = cell->backing;
-	control.hold = HOLD_NOTHING;
-	run_process(&control);
-	ksft_print_msg("the same with nothing held by the device: %s\n",
-		       report[0] == IS_FAIL || report[0] == IS_SKIP ?
-		       report + 1 : "all is well");
-}
-
-static void run_one(const char *subject, struct cell *cell)
-{
-	const char *name = cell_name(subject, cell);
-
-	printf("#  RUN           %s ...\n", name);
-	mark_kernel_log(name);
-	run_process(cell);
-
-	if (report[0] == IS_SKIP) {
-		ksft_test_result_skip("%s # SKIP %s\n", name, report + 1);
-	} else if (report[0] == IS_FAIL) {
-		ksft_print_msg("%s\n", report + 1);
-		run_control(cell);
-		ksft_test_result_fail("%s\n", name);
-	} else {
-		ksft_test_result_pass("%s\n", name);
-	}
-	fflush(stdout);
+	cell.hold = HOLD_NOTHING;
+	return run_any_cell(&cell);
 }
 
 /* Why a cell makes no sense, or NULL. */
@@ -1092,99 +928,17 @@ static const char *excluded(const struct cell *cell)
 	return NULL;
 }
 
-static bool is_asked_for(const char *name, int argc, char **argv)
+static const char *cell_excluded(size_t n)
 {
-	int i;
+	struct cell cell = cell_of(n);
 
-	if (argc < 2 || !strcmp(argv[1], "-l"))
-		return true;
-	for (i = 1; i + 1 < argc; i += 2)
-		if (!strcmp(argv[i + 1], name))
-			return true;
-	return false;
+	return excluded(&cell);
 }
 
-static void print_cells(const char *subject, const struct operation *ops,
-			size_t nr_ops)
+/* If one hold makes no sense, none does, or others do. */
+static bool cell_stands_for_all(size_t n)
 {
-	struct cell cell;
-
-	puts("# TESTS");
-	for_each_cell(cell, ops, nr_ops) {
-		const char *why = excluded(&cell);
-
-		if (!why)
-			puts(cell_name(subject, &cell));
-		else if (cell.hold == HOLD_ALL)	/* no hold makes sense */
-			printf("# without %s: %s\n", cell_name(subject, &cell),
-			       why);
-	}
-}
-
-/* Rules, and how many cells each has excluded. */
-struct exclusion {
-	const char *why;
-	unsigned int cells;
-};
-
-static struct exclusion exclusions[32];
-
-static void count_excluded(const char *why)
-{
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(exclusions); i++) {
-		if (!exclusions[i].why)
-			exclusions[i].why = why;
-		if (!strcmp(exclusions[i].why, why)) {
-			exclusions[i].cells++;
-			return;
-		}
-	}
-}
-
-/* How many cells there are to run, of those that are asked for. */
-static unsigned int count_cells(const char *subject,
-				const struct operation *ops, size_t nr_ops,
-				int argc, char **argv)
-{
-	unsigned int nr = 0;
-	struct cell cell;
-
-	for_each_cell(cell, ops, nr_ops) {
-		const char *why = excluded(&cell);
-
-		if (!is_asked_for(cell_name(subject, &cell), argc, argv))
-			continue;
-		if (why)
-			count_excluded(why);
-		else
-			nr++;
-	}
-	return nr;
-}
-
-static void run_cells(const char *subject, const struct operation *ops,
-		      size_t nr_ops, int argc, char **argv)
-{
-	struct cell cell;
-
-	for_each_cell(cell, ops, nr_ops) {
-		struct cell fresh = cell;
-
-		if (!excluded(&cell) &&
-		    is_asked_for(cell_name(subject, &cell), argc, argv))
-			run_one(subject, &fresh);
-	}
-}
-
-static void print_exclusions(void)
-{
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(exclusions) && exclusions[i].why; i++)
-		ksft_print_msg("excluded: %u cells: %s\n", exclusions[i].cells,
-			       exclusions[i].why);
+	return cell_of(n).hold == HOLD_ALL;
 }
 
 /* Settings of the machine that cells may change. */
@@ -1289,70 +1043,27 @@ static void put_khugepaged_to_sleep(void)
 /* Nobody shall move or merge pages but those whom a cell asks to. */
 static void keep_the_kernel_calm(void)
 {
+	save_settings();
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
 	put_khugepaged_to_sleep();
-}
-
-static bool valid_arguments(int argc, char **argv)
-{
-	int i;
-
-	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "-l")))
-		return true;
-	for (i = 1; i < argc; i += 2)
-		if (strcmp(argv[i], "-r") || i + 1 == argc)
-			return false;
-	return true;
 }
 
 int matrix_main(const char *subject, const struct operation *ops,
 		size_t nr_ops, int argc, char **argv)
 {
-	sigset_t child;
-	struct dev dev;
-	unsigned int nr;
-	int ret;
+	const struct cells cells = {
+		.subject = subject,
+		.nr = nr_ops * nr_backings * NR_HOLDS,
+		.name = cell_name,
+		.excluded = cell_excluded,
+		.tell_excluded = cell_stands_for_all,
+		.run = cell_run,
+		.control = cell_control,
+		.begin = keep_the_kernel_calm,
+		.end = restore_settings,
+	};
 
-	if (!valid_arguments(argc, argv)) {
-		fprintf(stderr, "Usage: %s [-l | -r name [-r name ...]]\n",
-			argv[0]);
-		return KSFT_FAIL;
-	}
-	if (argc == 2) {
-		print_cells(subject, ops, nr_ops);
-		count_cells(subject, ops, nr_ops, argc, argv);
-		print_exclusions();
-		return KSFT_PASS;
-	}
-	nr = count_cells(subject, ops, nr_ops, argc, argv);
-	if (!nr) {
-		fprintf(stderr, "%s: no such cell\n", argv[0]);
-		return KSFT_FAIL;
-	}
-
-	ksft_print_header();
-	ret = dev_open(&dev, 0);
-	if (ret == -ENOENT || ret == -EACCES)
-		ksft_exit_skip("no /dev/devexcl0 for us: %s\n", strerror(-ret));
-	ret = ret ?: calibrate_exclusive_entry(&dev);
-	if (ret)
-		ksft_exit_fail_msg("the device does not work: %s\n",
-				   strerror(-ret));
-	dev_close(&dev);
-	report = mmap(NULL, REPORT_SIZE, PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &child, NULL);
-
-	avoid_numa_balancing();
-	save_settings();
-	keep_the_kernel_calm();
-	ksft_set_plan(nr);
-	run_cells(subject, ops, nr_ops, argc, argv);
-	restore_settings();
-	print_exclusions();
-	ksft_finished();
-	/* Not reached; older kernels' kselftest.h does not tell the compiler. */
-	return KSFT_FAIL;
+	matrix_subject = subject;
+	matrix_ops = ops;
+	return cells_main(&cells, argc, argv);
 }

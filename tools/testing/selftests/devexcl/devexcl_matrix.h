@@ -23,31 +23,9 @@
 #ifndef _DEVEXCL_MATRIX_H
 #define _DEVEXCL_MATRIX_H
 
-#include "devexcl_util.h"
-
-#ifndef __printf
-#define __printf(fmt, args)	__attribute__((format(printf, fmt, args)))
-#endif
+#include "devexcl_cells.h"
 
 struct cell;
-
-/*
- * What a step of a cell returns: NULL if all is well, fail("...") if a claim
- * does not hold, skip("...") if kernel or machine lack something.
- */
-const char *fail(const char *fmt, ...) __printf(1, 2);
-const char *skip(const char *fmt, ...) __printf(1, 2);
-/* A system call that must work: fail() with its name and errno if it did not. */
-const char *must(const char *what, long ret);
-
-/* Leave a step if something is wrong. */
-#define TRY(step)							\
-do {									\
-	const char *_verdict = (step);					\
-									\
-	if (_verdict)							\
-		return _verdict;					\
-} while (0)
 
 /* What is special about a backing; rules speak of these. */
 #define TRAIT_LARGE	(1U << 0)	/* pages of a large folio */

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Running cells, one after the other; see devexcl_cells.h
+ */
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "../kselftest.h"
+#include "devexcl_cells.h"
+
+/* A cell that takes longer hangs. Generous: emulated CPUs, debug kernels. */
+#define CELL_SECONDS	60
+
+/* The first byte of a verdict says which kind it is. */
+#define IS_SKIP		'S'
+#define IS_FAIL		'F'
+
+static const char *say(char kind, const char *fmt, va_list args)
+{
+	static char text[400];
+
+	text[0] = kind;
+	vsnprintf(text + 1, sizeof(text) - 1, fmt, args);
+	return text;
+}
+
+const char *fail(const char *fmt, ...)
+{
+	va_list args;
+	const char *ret;
+
+	va_start(args, fmt);
+	ret = say(IS_FAIL, fmt, args);
+	va_end(args);
+	return ret;
+}
+
+const char *skip(const char *fmt, ...)
+{
+	va_list args;
+	const char *ret;
+
+	va_start(args, fmt);
+	ret = say(IS_SKIP, fmt, args);
+	va_end(args);
+	return ret;
+}
+
+const char *must(const char *what, long ret)
+{
+	if (ret >= 0)
+		return NULL;
+	return fail("%s: %s", what, strerror(ret == -1 ? errno : (int)-ret));
+}
+
+const char *claim(const char *wrong)
+{
+	return wrong ? fail("%s", wrong) : NULL;
+}
+
+const char *break_driver_of(struct dev *dev)
+{
+	const char *broken = getenv("DEVEXCL_BROKEN");
+
+	return broken ? must("inject", dev_inject(dev, strtoul(broken, NULL, 0),
+						  0)) : NULL;
+}
+
+/* What a cell's process, or a child of it, leaves behind for its parent. */
+static char *report;
+#define REPORT_SIZE	512
+
+void leave_verdict(const char *verdict)
+{
+	snprintf(report, REPORT_SIZE, "%s", verdict ?: "");
+}
+
+const char *take_verdict(void)
+{
+	const char *ret = NULL;
+
+	if (report[0] == IS_SKIP)
+		ret = skip("%s", report + 1);
+	else if (report[0] == IS_FAIL)
+		ret = fail("%s", report + 1);
+	report[0] = 0;
+	return ret;
+}
+
+/* Say in the kernel log which cell is running. */
+static void mark_kernel_log(const char *name)
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
+	write_file("/dev/kmsg", text);
+	/* What the kernel warns of once a boot it shall warn of in each cell. */
+	write_file("/sys/kernel/debug/clear_warn_once", "1");
+}
+
+/* Wait for the end of a process, but not for ever. Return: false if it hung. */
+static bool wait_cell(pid_t pid, int *status)
+{
+	struct timespec limit = { .tv_sec = CELL_SECONDS };
+	sigset_t child;
+	bool hung;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	hung = sigtimedwait(&child, NULL, &limit) < 0;
+	if (hung)
+		kill(pid, SIGKILL);
+	waitpid(pid, status, 0);
+	return !hung;
+}
+
+/* Run a cell in a process of its own; its verdict is in @report then. */
+static void run_process(const char *(*run)(size_t cell), size_t cell)
+{
+	int status;
+	pid_t pid;
+
+	report[0] = 0;
+	fflush(stdout);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		leave_verdict(run(cell) ?: "P");
+		/* What is left is undone by exit(): worth testing as well. */
+		_exit(0);
+	}
+	if (!wait_cell(pid, &status))
+		snprintf(report, REPORT_SIZE, "%cno end within %d seconds",
+			 IS_FAIL, CELL_SECONDS);
+	else if (!report[0])
+		snprintf(report, REPORT_SIZE, "%cthe cell died: %s %d", IS_FAIL,
+			 WIFSIGNALED(status) ? "signal" : "status",
+			 WIFSIGNALED(status) ? WTERMSIG(status) :
+					       WEXITSTATUS(status));
+}
+
+/* Would the same have gone wrong with nothing held by the device? */
+static void run_control(const struct cells *cells, size_t cell)
+{
+	if (!cells->control)
+		return;
+	run_process(cells->control, cell);
+	ksft_print_msg("the same with nothing held by the device: %s\n",
+		       report[0] == IS_FAIL || report[0] == IS_SKIP ?
+		       report + 1 : "all is well");
+}
+
+static void run_one(const struct cells *cells, size_t cell)
+{
+	const char *name = cells->name(cell);
+
+	printf("#  RUN           %s ...\n", name);
+	mark_kernel_log(name);
+	run_process(cells->run, cell);
+
+	if (report[0] == IS_SKIP) {
+		ksft_test_result_skip("%s # SKIP %s\n", name, report + 1);
+	} else if (report[0] == IS_FAIL) {
+		ksft_print_msg("%s\n", report + 1);
+		run_control(cells, cell);
+		ksft_test_result_fail("%s\n", name);
+	} else {
+		ksft_test_result_pass("%s\n", name);
+	}
+	fflush(stdout);
+}
+
+static bool is_asked_for(const char *name, int argc, char **argv)
+{
+	int i;
+
+	if (argc < 2 || !strcmp(argv[1], "-l"))
+		return true;
+	for (i = 1; i + 1 < argc; i += 2)
+		if (!strcmp(argv[i + 1], name))
+			return true;
+	return false;
+}
+
+static void print_cells(const struct cells *cells)
+{
+	size_t cell;
+
+	puts("# TESTS");
+	for (cell = 0; cell < cells->nr; cell++) {
+		const char *why = cells->excluded(cell);
+
+		if (!why)
+			puts(cells->name(cell));
+		else if (!cells->tell_excluded || cells->tell_excluded(cell))
+			printf("# without %s: %s\n", cells->name(cell), why);
+	}
+}
+
+/* Rules, and how many cells each has excluded. */
+struct exclusion {
+	const char *why;
+	unsigned int cells;
+};
+
+static struct exclusion exclusions[32];
+
+static void count_excluded(const char *why)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(exclusions); i++) {
+		if (!exclusions[i].why)
+			exclusions[i].why = why;
+		if (!strcmp(exclusions[i].why, why)) {
+			exclusions[i].cells++;
+			return;
+		}
+	}
+}
+
+/* How many cells there are to run, of those that are asked for. */
+static unsigned int count_cells(const struct cells *cells, int argc,
+				char **argv)
+{
+	unsigned int nr = 0;
+	size_t cell;
+
+	for (cell = 0; cell < cells->nr; cell++) {
+		const char *why = cells->excluded(cell);
+
+		if (!is_asked_for(cells->name(cell), argc, argv))
+			continue;
+		if (why)
+			count_excluded(why);
+		else
+			nr++;
+	}
+	return nr;
+}
+
+static void run_cells(const struct cells *cells, int argc, char **argv)
+{
+	size_t cell;
+
+	for (cell = 0; cell < cells->nr; cell++)
+		if (!cells->excluded(cell) &&
+		    is_asked_for(cells->name(cell), argc, argv))
+			run_one(cells, cell);
+}
+
+static void print_exclusions(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(exclusions) && exclusions[i].why; i++)
+		ksft_print_msg("excluded: %u cells: %s\n", exclusions[i].cells,
+			       exclusions[i].why);
+}
+
+static bool valid_arguments(int argc, char **argv)
+{
+	int i;
+
+	if (argc == 1 || (argc == 2 && !strcmp(argv[1], "-l")))
+		return true;
+	for (i = 1; i < argc; i += 2)
+		if (strcmp(argv[i], "-r") || i + 1 == argc)
+			return false;
+	return true;
+}
+
+/* Is there a device, and does it work? */
+static void look_at_device(void)
+{
+	struct dev dev;
+	int ret;
+
+	ret = dev_open(&dev, 0);
+	if (ret == -ENOENT || ret == -EACCES)
+		ksft_exit_skip("no /dev/devexcl0 for us: %s\n", strerror(-ret));
+	ret = ret ?: calibrate_exclusive_entry(&dev);
+	if (ret)
+		ksft_exit_fail_msg("the device does not work: %s\n",
+				   strerror(-ret));
+	dev_close(&dev);
+}
+
+int cells_main(const struct cells *cells, int argc, char **argv)
+{
+	sigset_t child;
+	unsigned int nr;
+
+	if (!valid_arguments(argc, argv)) {
+		fprintf(stderr, "Usage: %s [-l | -r name [-r name ...]]\n",
+			argv[0]);
+		return KSFT_FAIL;
+	}
+	nr = count_cells(cells, argc, argv);
+	if (argc == 2) {
+		print_cells(cells);
+		print_exclusions();
+		return KSFT_PASS;
+	}
+	if (!nr) {
+		fprintf(stderr, "%s: no such cell\n", argv[0]);
+		return KSFT_FAIL;
+	}
+
+	ksft_print_header();
+	look_at_device();
+	report = mmap(NULL, REPORT_SIZE, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+
+	avoid_numa_balancing();
+	if (cells->begin)
+		cells->begin();
+	ksft_set_plan(nr);
+	run_cells(cells, argc, argv);
+	if (cells->end)
+		cells->end();
+	print_exclusions();
+	ksft_finished();
+	/* Not reached; older kernels' kselftest.h does not tell the compiler. */
+	return KSFT_FAIL;
+}
