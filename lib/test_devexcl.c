@@ -1775,7 +1775,8 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 			    unsigned long addr, unsigned long access)
 {
-	struct mm_struct *mm = mirror->ctx->mm;
+	struct devexcl_ctx *ctx = mirror->ctx;
+	struct mm_struct *mm = ctx->mm;
 	unsigned long pfn = 0;	/* some of its flags are input */
 	struct hmm_range range = {
 		.notifier = &mirror->notifier,
@@ -1800,6 +1801,7 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 		return ret;
 
 	range.notifier_seq = mmu_interval_read_begin(range.notifier);
+	devexcl_point(ctx, DEVEXCL_POINT_SAMPLED, range.start, range.end);
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	ret = hmm_range_fault(&range);
@@ -1810,13 +1812,17 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 	if (ret)
 		return ret == -EPERM ? -EFAULT : ret;
 
+	devexcl_point(ctx, DEVEXCL_POINT_CHECK, range.start, range.end);
 	down_write(&mirror->lock);
-	if (mirror->dead)
+	if (mirror->dead) {
 		ret = -ENXIO;
-	else if (devexcl_seq_moved(mirror, range.notifier_seq))
+	} else if (devexcl_seq_moved(mirror, range.notifier_seq)) {
 		ret = -EAGAIN;
-	else if (!devexcl_pte_allowing(mirror, addr, access))
+	} else if (!devexcl_pte_allowing(mirror, addr, access)) {
+		devexcl_point(ctx, DEVEXCL_POINT_INSTALL, range.start,
+			      range.end);
 		devexcl_pte_install(mirror, addr, hmm_pfn_to_page(pfn), access);
+	}
 	up_write(&mirror->lock);
 	return ret;
 }

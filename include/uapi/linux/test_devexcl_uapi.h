@@ -501,6 +501,9 @@ struct devexcl_inject {
  * @DEVEXCL_POINT_RELEASE: RELEASE is going to let go
  * @DEVEXCL_POINT_NR: number of points
  *
+ * SAMPLED, CHECK and INSTALL are also points of COPY, which maps the page
+ * without making it exclusive and has no folio locked.
+ *
  * In a notifier the device does not stop if that must not sleep, nor in
  * reclaim, in kernel threads, and in tasks that exit.
  */
