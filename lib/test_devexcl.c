@@ -50,7 +50,9 @@
 
 #include <linux/anon_inodes.h>
 #include <linux/compat.h>
+#include <linux/debugfs.h>
 #include <linux/delay.h>
+#include <linux/fault-inject.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
@@ -113,7 +115,7 @@ MODULE_PARM_DESC(ndevices, "Number of emulated devices (default 2, at most "
  */
 struct devexcl_device {
 	struct miscdevice misc;
-	char name[16];
+	char name[24];
 	unsigned int id;
 };
 
@@ -164,6 +166,7 @@ static struct kmem_cache *devexcl_leaf_cache;
  * @events: the records
  * @head: records ever put in
  * @tail: records ever taken out
+ * @shown: records ever shown to a reader: these do not change
  * @seq: number of the newest record
  * @lost: records that did not fit since the last one that did
  */
@@ -173,6 +176,7 @@ struct devexcl_ring {
 	struct devexcl_event *events;
 	unsigned int head;
 	unsigned int tail;
+	unsigned int shown;
 	u64 seq;
 	u64 lost;
 };
@@ -208,6 +212,8 @@ struct devexcl_counters {
  * @leaves: pieces of page tables
  * @broken: DEVEXCL_BROKEN_*
  * @inject_retries: times to pretend that the sequence moved
+ * @fail_nth: places of &enum devexcl_fault to come to until one fails, or 0
+ * @failed: the one that did
  * @breakpoint_lock: innermost
  * @breakpoints: armed, and nobody has come; under @breakpoint_lock
  * @nr_breakpoints: breakpoints, armed or not; under @breakpoint_lock
@@ -229,6 +235,8 @@ struct devexcl_ctx {
 	atomic64_t leaves;
 	unsigned int broken;
 	atomic_t inject_retries;
+	atomic_t fail_nth;
+	enum devexcl_fault failed;
 	spinlock_t breakpoint_lock;	/* protects the list, and states */
 	struct list_head breakpoints;
 	unsigned int nr_breakpoints;
@@ -313,7 +321,8 @@ static bool devexcl_ring_extend(struct devexcl_ring *ring,
 	if (event->type != DEVEXCL_EVENT_ACQUIRE &&
 	    event->type != DEVEXCL_EVENT_MAP)
 		return false;
-	if (!devexcl_ring_used(ring) || ring->lost)
+	if (!devexcl_ring_used(ring) || ring->lost ||
+	    ring->shown == ring->head)
 		return false;
 
 	last = devexcl_ring_slot(ring, ring->head - 1);
@@ -354,9 +363,10 @@ static u64 devexcl_record(struct devexcl_ctx *ctx,
 	return seq;
 }
 
-static unsigned int devexcl_ring_take(struct devexcl_ring *ring,
+/* Copy the oldest records, @tail on; they stay as they are until taken. */
+static unsigned int devexcl_ring_show(struct devexcl_ring *ring,
 				      struct devexcl_event *events,
-				      unsigned int nr)
+				      unsigned int nr, unsigned int *tail)
 {
 	unsigned int i;
 
@@ -365,9 +375,25 @@ static unsigned int devexcl_ring_take(struct devexcl_ring *ring,
 		devexcl_ring_put_lost(ring);
 	nr = min(nr, devexcl_ring_used(ring));
 	for (i = 0; i < nr; i++)
-		events[i] = *devexcl_ring_slot(ring, ring->tail++);
+		events[i] = *devexcl_ring_slot(ring, ring->tail + i);
+	*tail = ring->tail;
+	ring->shown = ring->tail + nr;
 	spin_unlock(&ring->lock);
 	return nr;
+}
+
+/* Take records that were shown, if no other reader has. */
+static bool devexcl_ring_take(struct devexcl_ring *ring, unsigned int nr,
+			      unsigned int tail)
+{
+	bool mine;
+
+	spin_lock(&ring->lock);
+	mine = ring->tail == tail;
+	if (mine)
+		ring->tail += nr;
+	spin_unlock(&ring->lock);
+	return mine;
 }
 
 static bool devexcl_ring_readable(struct devexcl_ring *ring)
@@ -425,6 +451,99 @@ static int devexcl_count_error(struct devexcl_ctx *ctx, int error)
 	}
 	atomic64_inc(&ctx->count.errors[which]);
 	return error;
+}
+
+/* Faults on demand */
+
+static DECLARE_FAULT_ATTR(devexcl_fault_attr);
+static struct dentry *devexcl_fault_dir;
+
+/**
+ * devexcl_fails() - is the device to fail here?
+ * @ctx: the context, or NULL if there is none yet
+ * @fault: what would fail
+ *
+ * Asked at every place where something can fail, so that each error path can
+ * be tried: by DEVEXCL_INJECT, or by the kernel's fault injection.
+ */
+static bool devexcl_fails(struct devexcl_ctx *ctx, enum devexcl_fault fault)
+{
+	if (ctx && unlikely(atomic_read(&ctx->fail_nth)) &&
+	    !atomic_dec_if_positive(&ctx->fail_nth)) {
+		WRITE_ONCE(ctx->failed, fault);
+		return true;
+	}
+	return should_fail(&devexcl_fault_attr, 1);
+}
+
+static int devexcl_copy_in(struct devexcl_ctx *ctx, void *to,
+			   const void __user *from, size_t size)
+{
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_COPY_IN) ||
+	    copy_from_user(to, from, size))
+		return -EFAULT;
+	return 0;
+}
+
+static int devexcl_copy_out(struct devexcl_ctx *ctx, void __user *to,
+			    const void *from, size_t size)
+{
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_COPY_OUT) ||
+	    copy_to_user(to, from, size))
+		return -EFAULT;
+	return 0;
+}
+
+static int devexcl_lock_mirrors(struct devexcl_ctx *ctx)
+{
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_LOCK) ||
+	    mutex_lock_killable(&ctx->mirror_lock))
+		return -EINTR;
+	return 0;
+}
+
+static int devexcl_lock_mm(struct devexcl_ctx *ctx)
+{
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_LOCK) ||
+	    mmap_read_lock_killable(ctx->mm))
+		return -EINTR;
+	return 0;
+}
+
+/* Broken drivers */
+
+#define DEVEXCL_BROKEN_MODES						\
+	(DEVEXCL_BROKEN_NO_RETRY | DEVEXCL_BROKEN_NO_OWNER_FILTER |	\
+	 DEVEXCL_BROKEN_NO_DIRTY | DEVEXCL_BROKEN_IGNORE_INVALIDATE |	\
+	 DEVEXCL_BROKEN_UNLOCK_INSTALL | DEVEXCL_BROKEN_UNLOCK_STORE |	\
+	 DEVEXCL_BROKEN_KEEP_RELEASED | DEVEXCL_BROKEN_COMMON_OWNER |	\
+	 DEVEXCL_BROKEN_NO_OWNER | DEVEXCL_BROKEN_SAMPLE_EARLY |	\
+	 DEVEXCL_BROKEN_OFF_BY_ONE | DEVEXCL_BROKEN_FALSE_SUCCESS)
+
+static bool devexcl_broken(const struct devexcl_ctx *ctx, unsigned int mode)
+{
+	return unlikely(READ_ONCE(ctx->broken) & mode);
+}
+
+/* Does a broken driver keep a page that it should let go for @event? */
+static bool devexcl_keeps(const struct devexcl_mirror_range *mirror,
+			  unsigned long pte, unsigned long addr,
+			  const struct devexcl_event *event)
+{
+	const struct devexcl_ctx *ctx = mirror->ctx;
+
+	if (likely(!READ_ONCE(ctx->broken)) || mirror->dead)
+		return false;
+	if (event->type == DEVEXCL_EVENT_RELEASE)
+		return devexcl_broken(ctx, DEVEXCL_BROKEN_KEEP_RELEASED);
+	if (devexcl_broken(ctx, DEVEXCL_BROKEN_IGNORE_INVALIDATE))
+		return true;
+	if (devexcl_broken(ctx, DEVEXCL_BROKEN_OFF_BY_ONE))
+		return event->end - event->start > PAGE_SIZE &&
+		       event->end - addr == PAGE_SIZE;
+	/* What it thinks that it has released it does not look for. */
+	return pte & DEVEXCL_PTE_KEPT &&
+	       devexcl_broken(ctx, DEVEXCL_BROKEN_KEEP_RELEASED);
 }
 
 /* Device page table */
@@ -487,6 +606,8 @@ static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
 
 		if (xa_load(&mirror->table, index))
 			continue;
+		if (devexcl_fails(mirror->ctx, DEVEXCL_FAULT_TABLE))
+			return -ENOMEM;
 		leaf = kmem_cache_zalloc(devexcl_leaf_cache,
 					 GFP_KERNEL_ACCOUNT);
 		if (!leaf)
@@ -547,7 +668,7 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 static void devexcl_mark_dirty(const struct devexcl_ctx *ctx,
 			       struct folio *folio)
 {
-	if (!(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_DIRTY))
+	if (!devexcl_broken(ctx, DEVEXCL_BROKEN_NO_DIRTY))
 		folio_mark_dirty(folio);
 }
 
@@ -596,7 +717,7 @@ static void devexcl_pte_keep(const struct devexcl_ctx *ctx, unsigned long *pte)
  */
 static void devexcl_table_drop(struct devexcl_mirror_range *mirror,
 			       unsigned long start, unsigned long end,
-			       bool keep, struct devexcl_event *event)
+			       struct devexcl_event *event)
 {
 	unsigned long first = devexcl_index(mirror, start);
 	unsigned long last = devexcl_index(mirror, end - 1);
@@ -613,18 +734,23 @@ static void devexcl_table_drop(struct devexcl_mirror_range *mirror,
 
 		for (; i <= n; i++) {
 			unsigned long *pte = &leaf->pte[i];
+			unsigned long addr = mirror->start +
+					     ((base + i) << PAGE_SHIFT);
+			bool keep;
 
 			if (!*pte)
 				continue;
-			if (keep) {
+			keep = devexcl_keeps(mirror, *pte, addr, event);
+			if (keep)
 				devexcl_pte_keep(mirror->ctx, pte);
+			if (keep && event->type != DEVEXCL_EVENT_RELEASE)
 				continue;
-			}
 			if (*pte & DEVEXCL_PTE_EXCLUSIVE)
 				event->exclusive++;
 			else
 				event->shared++;
-			devexcl_pte_drop(mirror, pte);
+			if (!keep)
+				devexcl_pte_drop(mirror, pte);
 		}
 	}
 }
@@ -639,6 +765,61 @@ static void devexcl_table_free(struct devexcl_mirror_range *mirror)
 		atomic64_dec(&mirror->ctx->leaves);
 	}
 	xa_destroy(&mirror->table);
+}
+
+/* Calls */
+
+union devexcl_args {
+	struct {
+		__u32 size;
+		__u32 flags;
+	};
+	struct devexcl_info info;
+	struct devexcl_mirror mirror;
+	struct devexcl_acquire acquire;
+	struct devexcl_release release;
+	struct devexcl_atomic atomic;
+	struct devexcl_copy copy;
+	struct devexcl_query query;
+	struct devexcl_stats stats;
+	struct devexcl_inject inject;
+	struct devexcl_breakpoint breakpoint;
+};
+
+/**
+ * struct devexcl_call - an ioctl at work
+ * @args: what it was given, and answers
+ * @file: a file that goes with the answer, or NULL
+ * @fd: the number that is reserved for it
+ */
+struct devexcl_call {
+	union devexcl_args args;
+	struct file *file;
+	int fd;
+};
+
+/*
+ * Make a file that the caller gets if the answer reaches him.
+ *
+ * Return: its number, or a negative errno.
+ */
+static int devexcl_make_file(struct devexcl_call *call, const char *name,
+			     const struct file_operations *fops, void *data)
+{
+	struct file *file;
+	int fd;
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		return fd;
+	file = anon_inode_getfile(name, fops, data, O_RDONLY);
+	if (IS_ERR(file)) {
+		put_unused_fd(fd);
+		return PTR_ERR(file);
+	}
+	call->file = file;
+	call->fd = fd;
+	return fd;
 }
 
 /* Breakpoints */
@@ -804,6 +985,7 @@ static int devexcl_stop_release(struct inode *inode, struct file *file)
 	struct devexcl_stop *stop = file->private_data;
 	struct devexcl_ctx *ctx = stop->ctx;
 
+	devexcl_stop_set(stop, DEVEXCL_CLOSED);	/* if nobody ever had it */
 	devexcl_stop_count(ctx, -1);
 	kref_put(&stop->ref, devexcl_stop_free);
 	fput(ctx->file);
@@ -844,14 +1026,25 @@ devexcl_cause(const struct mmu_notifier_range *range)
 	}
 }
 
+/* Who makes pages exclusive: the context itself, if it is not broken. */
+static void *devexcl_own_name(struct devexcl_ctx *ctx)
+{
+	if (devexcl_broken(ctx, DEVEXCL_BROKEN_NO_OWNER))
+		return NULL;
+	if (devexcl_broken(ctx, DEVEXCL_BROKEN_COMMON_OWNER))
+		return devexcl_devices;
+	return ctx;
+}
+
 /* The owner has a meaning only for MMU_NOTIFY_EXCLUSIVE and _MIGRATE. */
 static enum devexcl_owner
-devexcl_owner(const struct devexcl_ctx *ctx,
-	      const struct mmu_notifier_range *range)
+devexcl_owner(struct devexcl_ctx *ctx, const struct mmu_notifier_range *range)
 {
-	if (range->event != MMU_NOTIFY_EXCLUSIVE || !range->owner)
+	if (range->event != MMU_NOTIFY_EXCLUSIVE)
 		return DEVEXCL_OWNER_NONE;
-	return range->owner == ctx ? DEVEXCL_OWNER_OWN : DEVEXCL_OWNER_FOREIGN;
+	if (range->owner == devexcl_own_name(ctx))
+		return DEVEXCL_OWNER_OWN;
+	return range->owner ? DEVEXCL_OWNER_FOREIGN : DEVEXCL_OWNER_NONE;
 }
 
 /**
@@ -874,7 +1067,6 @@ static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
 	struct devexcl_mirror_range *mirror =
 		container_of(notifier, struct devexcl_mirror_range, notifier);
 	struct devexcl_ctx *ctx = mirror->ctx;
-	unsigned int broken = READ_ONCE(ctx->broken);
 	struct devexcl_event event = {
 		.type = DEVEXCL_EVENT_INVALIDATE,
 		.cause = devexcl_cause(range),
@@ -885,7 +1077,7 @@ static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
 	};
 
 	if (event.owner == DEVEXCL_OWNER_OWN &&
-	    !(broken & DEVEXCL_BROKEN_NO_OWNER_FILTER)) {
+	    !devexcl_broken(ctx, DEVEXCL_BROKEN_NO_OWNER_FILTER)) {
 		atomic64_inc(&ctx->count.own);
 		trace_devexcl_revoke(ctx, event.start, event.end, event.cause,
 				     event.owner, 0);
@@ -901,8 +1093,7 @@ static bool devexcl_invalidate(struct mmu_interval_notifier *notifier,
 		return false;
 
 	mmu_interval_set_seq(notifier, cur_seq);
-	devexcl_table_drop(mirror, event.start, event.end,
-			   broken & DEVEXCL_BROKEN_IGNORE_INVALIDATE, &event);
+	devexcl_table_drop(mirror, event.start, event.end, &event);
 	atomic64_inc(&ctx->count.calls[event.cause]);
 	atomic64_add(event.exclusive, &ctx->count.lost[event.cause]);
 	trace_devexcl_revoke(ctx, event.start, event.end, event.cause,
@@ -927,7 +1118,8 @@ static bool devexcl_seq_moved(struct devexcl_mirror_range *mirror,
 	struct devexcl_ctx *ctx = mirror->ctx;
 
 	lockdep_assert_held_write(&mirror->lock);
-	if (atomic_dec_if_positive(&ctx->inject_retries) >= 0)
+	if (atomic_dec_if_positive(&ctx->inject_retries) >= 0 ||
+	    devexcl_fails(ctx, DEVEXCL_FAULT_SEQUENCE))
 		return true;
 	return mmu_interval_read_retry(&mirror->notifier, seq);
 }
@@ -1011,7 +1203,7 @@ static void devexcl_mirror_remove(struct devexcl_mirror_range *mirror)
 
 	down_write(&mirror->lock);
 	WRITE_ONCE(mirror->dead, true);
-	devexcl_table_drop(mirror, mirror->start, mirror->end, false, &event);
+	devexcl_table_drop(mirror, mirror->start, mirror->end, &event);
 	atomic64_add(event.exclusive, &mirror->ctx->count.released);
 	devexcl_record(mirror->ctx, &event);
 	up_write(&mirror->lock);
@@ -1037,14 +1229,19 @@ static int devexcl_mirror_add(struct devexcl_ctx *ctx,
 		    mirror->end - 1))
 		return -EEXIST;
 	mirror->id = ctx->next_id;
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_NOTIFIER))
+		return -ENOMEM;
 	ret = mmu_interval_notifier_insert(&mirror->notifier, ctx->mm,
 					   mirror->start,
 					   mirror->end - mirror->start,
 					   &devexcl_notifier_ops);
 	if (ret)
 		return ret;
-	ret = mtree_insert_range(&ctx->mirrors, mirror->start, mirror->end - 1,
-				 mirror, GFP_KERNEL_ACCOUNT);
+	ret = -ENOMEM;
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_TREE))
+		ret = mtree_insert_range(&ctx->mirrors, mirror->start,
+					 mirror->end - 1, mirror,
+					 GFP_KERNEL_ACCOUNT);
 	if (ret) {
 		mmu_interval_notifier_remove(&mirror->notifier);
 		return ret;
@@ -1068,6 +1265,8 @@ static int devexcl_ioctl_mirror(struct devexcl_ctx *ctx, void *data)
 	if (arg->addr + arg->length > ctx->mm->task_size)
 		return -EFAULT;
 
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_MIRROR))
+		return -ENOMEM;
 	mirror = kzalloc(sizeof(*mirror), GFP_KERNEL_ACCOUNT);
 	if (!mirror)
 		return -ENOMEM;
@@ -1079,9 +1278,8 @@ static int devexcl_ioctl_mirror(struct devexcl_ctx *ctx, void *data)
 	init_rwsem(&mirror->lock);
 	xa_init_flags(&mirror->table, XA_FLAGS_ACCOUNT);
 
-	if (mutex_lock_killable(&ctx->mirror_lock)) {
-		ret = -EINTR;
-	} else {
+	ret = devexcl_lock_mirrors(ctx);
+	if (!ret) {
 		ret = devexcl_mirror_add(ctx, mirror);
 		mutex_unlock(&ctx->mirror_lock);
 	}
@@ -1091,6 +1289,26 @@ static int devexcl_ioctl_mirror(struct devexcl_ctx *ctx, void *data)
 	}
 	arg->id = mirror->id;
 	return 0;
+}
+
+/* Take the mirror of exactly [start, end) out of the tree. */
+static struct devexcl_mirror_range *
+devexcl_mirror_take(struct devexcl_ctx *ctx, unsigned long start,
+		    unsigned long end)
+{
+	struct devexcl_mirror_range *mirror = mtree_load(&ctx->mirrors, start);
+
+	lockdep_assert_held(&ctx->mirror_lock);
+	if (!mirror || mirror->start != start || mirror->end != end)
+		return ERR_PTR(-ENXIO);
+
+	/* Even this may need memory, and does not say if there was none. */
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_TREE))
+		mtree_erase(&ctx->mirrors, start);
+	if (mtree_load(&ctx->mirrors, start))
+		return ERR_PTR(-ENOMEM);
+	ctx->nr_mirrors--;
+	return mirror;
 }
 
 static int devexcl_ioctl_unmirror(struct devexcl_ctx *ctx, void *data)
@@ -1104,20 +1322,16 @@ static int devexcl_ioctl_unmirror(struct devexcl_ctx *ctx, void *data)
 	ret = devexcl_check_range(arg->addr, arg->length);
 	if (ret)
 		return ret;
+	if (devexcl_broken(ctx, DEVEXCL_BROKEN_KEEP_RELEASED))
+		return 0;
 
-	if (mutex_lock_killable(&ctx->mirror_lock))
-		return -EINTR;
-	mirror = mtree_load(&ctx->mirrors, arg->addr);
-	if (mirror && mirror->start == arg->addr &&
-	    mirror->end == arg->addr + arg->length) {
-		mtree_erase(&ctx->mirrors, mirror->start);
-		ctx->nr_mirrors--;
-	} else {
-		mirror = NULL;
-	}
+	ret = devexcl_lock_mirrors(ctx);
+	if (ret)
+		return ret;
+	mirror = devexcl_mirror_take(ctx, arg->addr, arg->addr + arg->length);
 	mutex_unlock(&ctx->mirror_lock);
-	if (!mirror)
-		return -ENXIO;
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
 
 	arg->id = mirror->id;
 	devexcl_mirror_remove(mirror);
@@ -1139,20 +1353,61 @@ static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
 			     unsigned long addr, unsigned long nr,
 			     unsigned int gup_flags)
 {
-	struct mm_struct *mm = mirror->ctx->mm;
+	struct devexcl_ctx *ctx = mirror->ctx;
 	int locked;
 	long got;
 
 	do {
-		if (fatal_signal_pending(current) || mmap_read_lock_killable(mm))
+		if (fatal_signal_pending(current) || devexcl_lock_mm(ctx))
 			return -EINTR;
 		locked = 1;
-		got = devexcl_gup_remote(mm, addr, nr, gup_flags, NULL,
-					 &locked);
+		got = -EFAULT;
+		if (!devexcl_fails(ctx, DEVEXCL_FAULT_GUP))
+			got = devexcl_gup_remote(ctx->mm, addr, nr, gup_flags,
+						 NULL, &locked);
 		if (locked)
-			mmap_read_unlock(mm);
+			mmap_read_unlock(ctx->mm);
 	} while (!got);
+	if (got > 0)
+		devexcl_point(ctx, DEVEXCL_POINT_FAULTED, addr,
+			      addr + got * PAGE_SIZE);
 	return got;
+}
+
+/*
+ * A broken driver does not know whether this is the page any more. So that the
+ * kernel does not come to harm, we do: it stays referenced if it is not.
+ */
+static void devexcl_install_anyway(struct devexcl_mirror_range *mirror,
+				   unsigned long addr, struct page *page,
+				   unsigned long seq)
+{
+	unsigned long access = DEVEXCL_PTE_RWX;
+
+	if (mmu_interval_read_retry(&mirror->notifier, seq)) {
+		get_page(page);
+		access |= DEVEXCL_PTE_KEPT;
+	}
+	devexcl_pte_install(mirror, addr, page, access);
+}
+
+/*
+ * A broken driver has seen that the sequence had not moved, and drops its locks
+ * before it installs the page. The folio stays unlocked.
+ */
+static int devexcl_install_unlocked(struct devexcl_mirror_range *mirror,
+				    unsigned long addr, struct page *page,
+				    unsigned long seq)
+{
+	up_write(&mirror->lock);
+	folio_unlock(page_folio(page));
+	devexcl_point(mirror->ctx, DEVEXCL_POINT_INSTALL, addr,
+		      addr + PAGE_SIZE);
+	down_write(&mirror->lock);
+	if (mirror->dead)
+		return -ENXIO;
+	devexcl_install_anyway(mirror, addr, page, seq);
+	return 0;
 }
 
 /*
@@ -1164,16 +1419,20 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 				unsigned long addr, unsigned long seq)
 {
 	struct devexcl_ctx *ctx = mirror->ctx;
-	bool retry = !(READ_ONCE(ctx->broken) & DEVEXCL_BROKEN_NO_RETRY);
 	unsigned long end = addr + PAGE_SIZE;
 	struct folio *folio;
 	struct page *page;
-	int ret = 0;
+	bool locked = true;
+	int ret;
 
 	devexcl_point(ctx, DEVEXCL_POINT_SAMPLED, addr, end);
-	if (mmap_read_lock_killable(ctx->mm))
-		return -EINTR;
-	page = devexcl_make_exclusive(ctx->mm, addr, ctx, &folio);
+	ret = devexcl_lock_mm(ctx);
+	if (ret)
+		return ret;
+	page = ERR_PTR(-EBUSY);
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_EXCLUSIVE))
+		page = devexcl_make_exclusive(ctx->mm, addr,
+					      devexcl_own_name(ctx), &folio);
 	if (!IS_ERR(page))
 		devexcl_point(ctx, DEVEXCL_POINT_MADE, addr, end);
 	mmap_read_unlock(ctx->mm);
@@ -1186,15 +1445,16 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 	down_write(&mirror->lock);
 	if (mirror->dead) {
 		ret = -ENXIO;
-	} else if (!devexcl_seq_moved(mirror, seq)) {
+	} else if (devexcl_broken(ctx, DEVEXCL_BROKEN_NO_RETRY)) {
+		devexcl_install_anyway(mirror, addr, page, seq);
+	} else if (devexcl_seq_moved(mirror, seq)) {
+		ret = -EAGAIN;
+	} else if (devexcl_broken(ctx, DEVEXCL_BROKEN_UNLOCK_INSTALL)) {
+		ret = devexcl_install_unlocked(mirror, addr, page, seq);
+		locked = false;
+	} else {
 		devexcl_point(ctx, DEVEXCL_POINT_INSTALL, addr, end);
 		devexcl_pte_install(mirror, addr, page, DEVEXCL_PTE_RWX);
-	} else if (retry) {
-		ret = -EAGAIN;
-	} else {	/* broken driver: perhaps not the page any more */
-		get_page(page);
-		devexcl_pte_install(mirror, addr, page,
-				    DEVEXCL_PTE_RWX | DEVEXCL_PTE_KEPT);
 	}
 	up_write(&mirror->lock);
 
@@ -1202,7 +1462,8 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 	 * Up to here the folio lock kept CPUs from taking the page back. If
 	 * we did not install it, the next touch restores the entry.
 	 */
-	folio_unlock(folio);
+	if (locked)
+		folio_unlock(folio);
 	folio_put(folio);
 out:
 	trace_devexcl_acquire(ctx, addr, ret);
@@ -1218,10 +1479,13 @@ out:
 static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 				  unsigned long addr, unsigned long nr)
 {
+	bool early = devexcl_broken(mirror->ctx, DEVEXCL_BROKEN_SAMPLE_EARLY);
 	unsigned long seq;
 	long got, i;
 	int ret = 0;
 
+	if (early)
+		seq = mmu_interval_read_begin(&mirror->notifier);
 	/* Mapped writable, by a page table entry each; say if it is poisoned. */
 	got = devexcl_fault_in(mirror, addr, nr,
 			       FOLL_WRITE | FOLL_SPLIT_PMD | FOLL_HWPOISON);
@@ -1232,7 +1496,8 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 	if (ret)
 		return ret;
 
-	seq = mmu_interval_read_begin(&mirror->notifier);
+	if (!early)
+		seq = mmu_interval_read_begin(&mirror->notifier);
 	for (i = 0; i < got; i++) {
 		ret = devexcl_acquire_page(mirror, addr + i * PAGE_SIZE, seq);
 		if (ret)
@@ -1334,6 +1599,7 @@ static int devexcl_ioctl_acquire(struct devexcl_ctx *ctx, void *data)
 	u64 nr_pages = arg->length >> PAGE_SHIFT;
 	struct devexcl_mirror_range *mirror;
 	long got = 0;
+	s32 error;
 
 	arg->done = 0;
 	arg->acquired = 0;
@@ -1346,8 +1612,9 @@ static int devexcl_ioctl_acquire(struct devexcl_ctx *ctx, void *data)
 					 DEVEXCL_BATCH_PAGES);
 
 		/* Find out that we cannot report before there is anything. */
-		if (status && clear_user(status + arg->done,
-					 nr * sizeof(*status))) {
+		if (status && (devexcl_fails(ctx, DEVEXCL_FAULT_COPY_OUT) ||
+			       clear_user(status + arg->done,
+					  nr * sizeof(*status)))) {
 			got = -EFAULT;
 			break;
 		}
@@ -1358,10 +1625,16 @@ static int devexcl_ioctl_acquire(struct devexcl_ctx *ctx, void *data)
 		if (got > 0) {
 			arg->done += got;
 			arg->acquired += got;
+		} else if (devexcl_is_page_error(got) &&
+			   devexcl_broken(ctx, DEVEXCL_BROKEN_FALSE_SUCCESS)) {
+			arg->done++;
+			arg->acquired++;
 		} else {
 			devexcl_count_error(ctx, got);
+			error = got;
 			if (!status || !devexcl_is_page_error(got) ||
-			    put_user((s32)got, status + arg->done))
+			    devexcl_copy_out(ctx, status + arg->done, &error,
+					     sizeof(error)))
 				break;
 			arg->done++;
 		}
@@ -1387,7 +1660,7 @@ static int devexcl_ioctl_release(struct devexcl_ctx *ctx, void *data)
 
 	devexcl_point(ctx, DEVEXCL_POINT_RELEASE, event.start, event.end);
 	down_write(&mirror->lock);
-	devexcl_table_drop(mirror, event.start, event.end, false, &event);
+	devexcl_table_drop(mirror, event.start, event.end, &event);
 	devexcl_record(ctx, &event);
 	up_write(&mirror->lock);
 
@@ -1499,13 +1772,35 @@ static void devexcl_gap(unsigned int ns)
 		cpu_relax();
 }
 
-static u64 devexcl_op_gap(struct devexcl_ctx *ctx,
+/**
+ * struct devexcl_batch - operations to be carried out in order
+ * @ops: they
+ * @nr: how many
+ * @flags: DEVEXCL_ATOMIC_*
+ * @gap_ns: with DEVEXCL_ATOMIC_GAP, nanoseconds between load and store
+ * @acquired: times that a page had to be acquired first
+ * @unlock: a broken driver; it drops the page table's lock in the gap
+ */
+struct devexcl_batch {
+	struct devexcl_atomic_op *ops;
+	unsigned int nr;
+	u32 flags;
+	u32 gap_ns;
+	u64 acquired;
+	bool unlock;
+};
+
+static u64 devexcl_op_gap(struct devexcl_mirror_range *mirror,
 			  const struct devexcl_atomic_op *op, void *p,
-			  u64 operand, u64 compare, unsigned int gap_ns)
+			  u64 operand, u64 compare,
+			  const struct devexcl_batch *batch)
 {
+	struct devexcl_ctx *ctx = mirror->ctx;
 	u64 old = devexcl_load(p, op->width);
 
-	devexcl_gap(gap_ns);
+	if (batch->unlock)
+		up_read(&mirror->lock);
+	devexcl_gap(batch->gap_ns);
 	devexcl_point(ctx, DEVEXCL_POINT_STORE, op->addr, op->addr + op->width);
 	devexcl_store(p, op->width,
 		      devexcl_op_result(op, old, operand, compare));
@@ -1540,23 +1835,7 @@ static int devexcl_op_check(const struct devexcl_atomic_op *op)
 	return 0;
 }
 
-/**
- * struct devexcl_batch - operations to be carried out in order
- * @ops: they
- * @nr: how many
- * @flags: DEVEXCL_ATOMIC_*
- * @gap_ns: with DEVEXCL_ATOMIC_GAP, nanoseconds between load and store
- * @acquired: times that a page had to be acquired first
- */
-struct devexcl_batch {
-	struct devexcl_atomic_op *ops;
-	unsigned int nr;
-	u32 flags;
-	u32 gap_ns;
-	u64 acquired;
-};
-
-static void devexcl_op_execute(struct devexcl_ctx *ctx,
+static void devexcl_op_execute(struct devexcl_mirror_range *mirror,
 			       const struct devexcl_batch *batch,
 			       struct devexcl_atomic_op *op, void *p)
 {
@@ -1565,12 +1844,12 @@ static void devexcl_op_execute(struct devexcl_ctx *ctx,
 	u64 compare = op->compare & GENMASK_ULL(bits - 1, 0);
 
 	if (batch->flags & DEVEXCL_ATOMIC_GAP)
-		op->old = devexcl_op_gap(ctx, op, p, operand, compare,
-					 batch->gap_ns);
+		op->old = devexcl_op_gap(mirror, op, p, operand, compare,
+					 batch);
 	else
 		op->old = devexcl_op_instruction(op, p, operand, compare);
 	op->error = 0;
-	trace_devexcl_atomic(ctx, op);
+	trace_devexcl_atomic(mirror->ctx, op);
 }
 
 /*
@@ -1587,6 +1866,7 @@ static unsigned int devexcl_ops_on_page(struct devexcl_mirror_range *mirror,
 	struct devexcl_ctx *ctx = mirror->ctx;
 	struct devexcl_atomic_op *op = &batch->ops[i];
 	u64 nr = op->addr >> PAGE_SHIFT;
+	struct page *page = devexcl_pte_page(*pte);
 	/* Neighbours do not meet. */
 	struct mutex *unit = &ctx->unit[nr % ARRAY_SIZE(ctx->unit)];
 	void *base;
@@ -1594,17 +1874,23 @@ static unsigned int devexcl_ops_on_page(struct devexcl_mirror_range *mirror,
 	lockdep_assert_held_read(&mirror->lock);
 	if (!(*pte & DEVEXCL_PTE_DIRTY))
 		set_bit(DEVEXCL_PTE_DIRTY_BIT, pte);
+	if (batch->unlock)
+		get_page(page);
 
 	mutex_lock(unit);
-	base = kmap_local_page(devexcl_pte_page(*pte));
+	base = kmap_local_page(page);
 	do {
-		devexcl_op_execute(ctx, batch, op,
+		devexcl_op_execute(mirror, batch, op,
 				   base + offset_in_page(op->addr));
 		op = &batch->ops[++i];
 	} while (i < batch->nr && op->addr >> PAGE_SHIFT == nr &&
 		 !devexcl_op_check(op));
 	kunmap_local(base);
 	mutex_unlock(unit);
+	if (batch->unlock) {
+		down_read(&mirror->lock);
+		put_page(page);
+	}
 	return i;
 }
 
@@ -1621,8 +1907,11 @@ static unsigned int devexcl_ops_held(struct devexcl_mirror_range *mirror,
 {
 	struct devexcl_batch part = *batch;
 
-	if (part.flags & DEVEXCL_ATOMIC_GAP)
+	if (part.flags & DEVEXCL_ATOMIC_GAP) {
 		part.nr = i + 1;
+		part.unlock = devexcl_broken(mirror->ctx,
+					     DEVEXCL_BROKEN_UNLOCK_STORE);
+	}
 	down_read(&mirror->lock);
 	while (i < part.nr) {
 		const struct devexcl_atomic_op *op = &part.ops[i];
@@ -1737,6 +2026,8 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 	if (arg->gap_ns && !(arg->flags & DEVEXCL_ATOMIC_GAP))
 		return -EINVAL;
 
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_BUFFER))
+		return -ENOMEM;
 	ops = kmalloc_array(DEVEXCL_BATCH_OPS, sizeof(*ops), GFP_KERNEL);
 	if (!ops)
 		return -ENOMEM;
@@ -1748,11 +2039,13 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 		unsigned int ran, told;
 
 		/* What could not be reported must not be done. */
-		if (copy_from_user(ops, uops + arg->done, nr * sizeof(*ops)) ||
-		    copy_to_user(uops + arg->done, ops, nr * sizeof(*ops))) {
-			ret = -EFAULT;
+		ret = devexcl_copy_in(ctx, ops, uops + arg->done,
+				      nr * sizeof(*ops));
+		if (!ret)
+			ret = devexcl_copy_out(ctx, uops + arg->done, ops,
+					       nr * sizeof(*ops));
+		if (ret)
 			break;
-		}
 		batch.nr = nr;
 		ran = devexcl_ops_run(ctx, &batch);
 		told = ran;
@@ -1760,7 +2053,8 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 			told++;
 			ret = devexcl_count_error(ctx, ops[ran].error);
 		}
-		if (copy_to_user(uops + arg->done, ops, told * sizeof(*ops)))
+		if (devexcl_copy_out(ctx, uops + arg->done, ops,
+				     told * sizeof(*ops)))
 			ret = -EFAULT;
 		arg->done += ran;
 		cond_resched();
@@ -1776,7 +2070,6 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 			    unsigned long addr, unsigned long access)
 {
 	struct devexcl_ctx *ctx = mirror->ctx;
-	struct mm_struct *mm = ctx->mm;
 	unsigned long pfn = 0;	/* some of its flags are input */
 	struct hmm_range range = {
 		.notifier = &mirror->notifier,
@@ -1802,10 +2095,13 @@ static int devexcl_map_page(struct devexcl_mirror_range *mirror,
 
 	range.notifier_seq = mmu_interval_read_begin(range.notifier);
 	devexcl_point(ctx, DEVEXCL_POINT_SAMPLED, range.start, range.end);
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
-	ret = hmm_range_fault(&range);
-	mmap_read_unlock(mm);
+	ret = devexcl_lock_mm(ctx);
+	if (ret)
+		return ret;
+	ret = -EFAULT;
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_HMM))
+		ret = hmm_range_fault(&range);
+	mmap_read_unlock(ctx->mm);
 	if (ret == -EBUSY)
 		return -EAGAIN;
 	/* -EPERM is for who may not use the context. */
@@ -1877,22 +2173,23 @@ static int devexcl_copy_some(struct devexcl_mirror_range *mirror,
 
 	if (signal_pending(current))
 		return -EINTR;
-	if (write && copy_from_user(buf, ubuf, len))
-		return -EFAULT;
+	if (write) {
+		ret = devexcl_copy_in(mirror->ctx, buf, ubuf, len);
+		if (ret)
+			return ret;
+	}
 	ret = devexcl_copy_page(mirror, addr, buf, len, write);
-	if (ret)
-		return ret;
-	if (!write && copy_to_user(ubuf, buf, len))
-		return -EFAULT;
-	return 0;
+	if (!ret && !write)
+		ret = devexcl_copy_out(mirror->ctx, ubuf, buf, len);
+	return ret;
 }
 
 static int devexcl_ioctl_copy(struct devexcl_ctx *ctx, void *data)
 {
 	struct devexcl_copy *arg = data;
 	struct devexcl_mirror_range *mirror;
+	void *buf = NULL;
 	int ret = 0;
-	void *buf;
 
 	arg->copied = 0;
 	if (!arg->length)
@@ -1902,7 +2199,8 @@ static int devexcl_ioctl_copy(struct devexcl_ctx *ctx, void *data)
 	mirror = devexcl_mirror_get_range(ctx, arg->addr, arg->length);
 	if (IS_ERR(mirror))
 		return PTR_ERR(mirror);
-	buf = (void *)__get_free_page(GFP_KERNEL);
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_BUFFER))
+		buf = (void *)__get_free_page(GFP_KERNEL);
 	if (!buf)
 		ret = -ENOMEM;
 
@@ -1990,11 +2288,10 @@ static int devexcl_ioctl_query(struct devexcl_ctx *ctx, void *data)
 					  &infos[i]);
 		up_read(&mirror->lock);
 
-		if (copy_to_user(uinfos + arg->done, infos,
-				 nr * sizeof(*infos))) {
-			ret = -EFAULT;
+		ret = devexcl_copy_out(ctx, uinfos + arg->done, infos,
+				       nr * sizeof(*infos));
+		if (ret)
 			break;
-		}
 		arg->done += nr;
 		if (signal_pending(current)) {
 			ret = -EINTR;
@@ -2020,10 +2317,9 @@ static int devexcl_ioctl_info(struct devexcl_ctx *ctx, void *data)
 	arg->restore_cause = DEVEXCL_RESTORE_CAUSE;
 	arg->caps = DEVEXCL_CAPS;
 	arg->ops = GENMASK_ULL(DEVEXCL_OP_NR - 1, 0);
-	arg->broken = DEVEXCL_BROKEN_NO_RETRY | DEVEXCL_BROKEN_NO_OWNER_FILTER |
-		      DEVEXCL_BROKEN_NO_DIRTY |
-		      DEVEXCL_BROKEN_IGNORE_INVALIDATE;
+	arg->broken = DEVEXCL_BROKEN_MODES;
 	arg->points = GENMASK_ULL(DEVEXCL_POINT_NR - 1, 0);
+	arg->faults = GENMASK_ULL(DEVEXCL_FAULT_NR - 1, 0);
 	return 0;
 }
 
@@ -2058,24 +2354,24 @@ static int devexcl_ioctl_inject(struct devexcl_ctx *ctx, void *data)
 {
 	struct devexcl_inject *arg = data;
 
-	if (arg->broken & ~(DEVEXCL_BROKEN_NO_RETRY |
-			    DEVEXCL_BROKEN_NO_OWNER_FILTER |
-			    DEVEXCL_BROKEN_NO_DIRTY |
-			    DEVEXCL_BROKEN_IGNORE_INVALIDATE))
+	if (arg->broken & ~DEVEXCL_BROKEN_MODES || arg->reserved)
 		return -EINVAL;
-	if (arg->retries > INT_MAX)
+	if (arg->retries > INT_MAX || arg->fail_nth > INT_MAX)
 		return -EINVAL;
 	WRITE_ONCE(ctx->broken, arg->broken);
 	atomic_set(&ctx->inject_retries, arg->retries);
+	arg->left = atomic_xchg(&ctx->fail_nth, arg->fail_nth);
+	arg->failed = xchg(&ctx->failed, DEVEXCL_FAULT_NONE);
 	return 0;
 }
 
 static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 {
 	struct devexcl_breakpoint *arg = data;
+	struct devexcl_call *call = container_of(data, struct devexcl_call,
+						 args);
 	struct devexcl_stop *stop;
-	struct file *file;
-	int fd, ret;
+	int ret;
 
 	if (arg->point >= DEVEXCL_POINT_NR || arg->reserved)
 		return -EINVAL;
@@ -2087,6 +2383,8 @@ static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 	if (!devexcl_stop_count(ctx, 1))
 		return -ENOSPC;
 	ret = -ENOMEM;
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_BREAKPOINT))
+		goto out_count;
 	stop = kzalloc(sizeof(*stop), GFP_KERNEL_ACCOUNT);
 	if (!stop)
 		goto out_count;
@@ -2098,27 +2396,20 @@ static int devexcl_ioctl_breakpoint(struct devexcl_ctx *ctx, void *data)
 	kref_init(&stop->ref);
 	init_waitqueue_head(&stop->wait);
 
-	fd = get_unused_fd_flags(O_CLOEXEC);
-	if (fd < 0) {
-		ret = fd;
+	ret = -ENFILE;
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_FILE))
 		goto out_free;
-	}
-	file = anon_inode_getfile("[devexcl-breakpoint]", &devexcl_stop_fops,
-				  stop, O_RDONLY);
-	if (IS_ERR(file)) {
-		ret = PTR_ERR(file);
-		goto out_fd;
-	}
+	ret = devexcl_make_file(call, "[devexcl-breakpoint]",
+				&devexcl_stop_fops, stop);
+	if (ret < 0)
+		goto out_free;
 	get_file(ctx->file);	/* dropped with the breakpoint's file */
 	spin_lock(&ctx->breakpoint_lock);
 	list_add_tail(&stop->node, &ctx->breakpoints);
 	spin_unlock(&ctx->breakpoint_lock);
-	fd_install(fd, file);
-	arg->fd = fd;
+	arg->fd = ret;
 	return 0;
 
-out_fd:
-	put_unused_fd(fd);
 out_free:
 	kfree(stop);
 out_count:
@@ -2128,23 +2419,6 @@ out_count:
 
 /* Files */
 
-union devexcl_args {
-	struct {
-		__u32 size;
-		__u32 flags;
-	};
-	struct devexcl_info info;
-	struct devexcl_mirror mirror;
-	struct devexcl_acquire acquire;
-	struct devexcl_release release;
-	struct devexcl_atomic atomic;
-	struct devexcl_copy copy;
-	struct devexcl_query query;
-	struct devexcl_stats stats;
-	struct devexcl_inject inject;
-	struct devexcl_breakpoint breakpoint;
-};
-
 /**
  * struct devexcl_ioctl - how an ioctl is called
  * @cmd: number
@@ -2152,6 +2426,7 @@ union devexcl_args {
  * @flags: flags that it knows
  * @any_mm: may be called from any address space
  * @fn: does it; the structure is copied back whatever it returns
+ * @undo: takes back what the caller was to be given, and cannot be told of
  */
 struct devexcl_ioctl {
 	unsigned int cmd;
@@ -2159,21 +2434,26 @@ struct devexcl_ioctl {
 	unsigned int flags;
 	bool any_mm;
 	int (*fn)(struct devexcl_ctx *ctx, void *arg);
+	int (*undo)(struct devexcl_ctx *ctx, void *arg);
 };
 
-#define DEVEXCL_IOCTL(_cmd, _name, _member, _flags, _any_mm)		\
+#define DEVEXCL_IOCTL_UNDO(_cmd, _name, _member, _flags, _any_mm, _undo)	\
 	[_IOC_NR(_cmd)] = {						\
 		.cmd = _cmd,						\
 		.size = sizeof_field(union devexcl_args, _member),	\
 		.flags = _flags,					\
 		.any_mm = _any_mm,					\
 		.fn = devexcl_ioctl_##_name,				\
+		.undo = _undo,						\
 	}
+
+#define DEVEXCL_IOCTL(_cmd, _name, _member, _flags, _any_mm)		\
+	DEVEXCL_IOCTL_UNDO(_cmd, _name, _member, _flags, _any_mm, NULL)
 
 static const struct devexcl_ioctl devexcl_ioctls[] = {
 	DEVEXCL_IOCTL(DEVEXCL_INFO, info, info, 0, true),
-	DEVEXCL_IOCTL(DEVEXCL_MIRROR, mirror, mirror, DEVEXCL_MIRROR_QUIET,
-		      false),
+	DEVEXCL_IOCTL_UNDO(DEVEXCL_MIRROR, mirror, mirror, DEVEXCL_MIRROR_QUIET,
+			   false, devexcl_ioctl_unmirror),
 	DEVEXCL_IOCTL(DEVEXCL_UNMIRROR, unmirror, mirror, 0, false),
 	DEVEXCL_IOCTL(DEVEXCL_ACQUIRE, acquire, acquire, 0, false),
 	DEVEXCL_IOCTL(DEVEXCL_RELEASE, release, release, 0, false),
@@ -2194,6 +2474,18 @@ static int devexcl_check_mm(const struct devexcl_ctx *ctx)
 	return atomic_read(&ctx->mm->mm_users) ? -EPERM : -ESRCH;
 }
 
+static void devexcl_hand_over_file(struct devexcl_call *call, bool told)
+{
+	if (!call->file)
+		return;
+	if (told) {
+		fd_install(call->fd, call->file);
+	} else {
+		put_unused_fd(call->fd);
+		fput(call->file);
+	}
+}
+
 static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 				   unsigned long uarg)
 {
@@ -2201,7 +2493,9 @@ static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 	void __user *user = (void __user *)uarg;
 	unsigned int nr = _IOC_NR(cmd);
 	const struct devexcl_ioctl *ioctl;
-	union devexcl_args args;
+	struct devexcl_call call = { .file = NULL };
+	union devexcl_args *args = &call.args;
+	bool told;
 	u32 size;
 	int ret;
 
@@ -2215,14 +2509,14 @@ static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 		return -EINVAL;
 	if (size > PAGE_SIZE)
 		return -E2BIG;
-	ret = copy_struct_from_user(&args, ioctl->size, user, size);
+	ret = copy_struct_from_user(args, ioctl->size, user, size);
 	if (ret)
 		return ret;
-	if (args.flags & ~ioctl->flags)
+	if (args->flags & ~ioctl->flags)
 		return -EINVAL;
 	/* An answer that could not be given must not have been earned. */
-	args.size = size;
-	if (copy_to_user(user, &args, ioctl->size))
+	args->size = size;
+	if (copy_to_user(user, args, ioctl->size))
 		return -EFAULT;
 
 	if (!ioctl->any_mm) {
@@ -2230,39 +2524,41 @@ static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 		if (ret)
 			return ret;
 	}
-	ret = ioctl->fn(ctx, &args);
-	if (copy_to_user(user, &args, ioctl->size))
-		return -EFAULT;
-	return ret;
+	ret = ioctl->fn(ctx, args);
+	told = !copy_to_user(user, args, ioctl->size);
+	if (!told && !ret && ioctl->undo)
+		ioctl->undo(ctx, args);
+	devexcl_hand_over_file(&call, told);
+	return told ? ret : -EFAULT;
 }
 
 /*
- * Hand over as many records as there are, and as there is room for.
+ * Hand over as many records as there are, and as there is room for. What could
+ * not be handed over is not taken.
  *
  * Return: how many, or -EFAULT.
  */
-static ssize_t devexcl_ring_read(struct devexcl_ring *ring,
+static ssize_t devexcl_ring_read(struct devexcl_ctx *ctx,
 				 struct devexcl_event __user *buf, size_t room)
 {
 	struct devexcl_event events[DEVEXCL_BATCH_EVENTS];
+	struct devexcl_ring *ring = &ctx->ring;
 	size_t done = 0;
 
 	while (done < room) {
 		unsigned int nr = min(room - done, ARRAY_SIZE(events));
+		unsigned int tail;
+		int ret;
 
-		/*
-		 * What cannot be handed over must not be taken. Not
-		 * fault_in_writeable(): that writes a byte of each page.
-		 */
-		if (fault_in_safe_writeable((char __user *)(buf + done),
-					    nr * sizeof(*events)))
-			return done ?: -EFAULT;
-		nr = devexcl_ring_take(ring, events, nr);
+		nr = devexcl_ring_show(ring, events, nr, &tail);
 		if (!nr)
 			break;
-		if (copy_to_user(buf + done, events, nr * sizeof(*events)))
-			return done ?: -EFAULT;
-		done += nr;
+		ret = devexcl_copy_out(ctx, buf + done, events,
+				       nr * sizeof(*events));
+		if (ret)
+			return done ?: ret;
+		if (devexcl_ring_take(ring, nr, tail))
+			done += nr;
 	}
 	return done;
 }
@@ -2279,7 +2575,7 @@ static ssize_t devexcl_read(struct file *file, char __user *buf, size_t count,
 	if (!room)
 		return -EINVAL;
 	for (;;) {
-		nr = devexcl_ring_read(ring, (void __user *)buf, room);
+		nr = devexcl_ring_read(ctx, (void __user *)buf, room);
 		if (nr)
 			return nr < 0 ? nr : nr * sizeof(struct devexcl_event);
 		if (file->f_flags & O_NONBLOCK)
@@ -2308,12 +2604,15 @@ static int devexcl_open(struct inode *inode, struct file *file)
 
 	if (!current->mm)
 		return -EINVAL;
+	if (devexcl_fails(NULL, DEVEXCL_FAULT_OPEN))
+		return -ENOMEM;
 	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL_ACCOUNT);
 	if (!ctx)
 		return -ENOMEM;
-	ctx->ring.events = kvcalloc(DEVEXCL_MAX_EVENTS,
-				    sizeof(*ctx->ring.events),
-				    GFP_KERNEL_ACCOUNT);
+	if (!devexcl_fails(ctx, DEVEXCL_FAULT_EVENTS))
+		ctx->ring.events = kvcalloc(DEVEXCL_MAX_EVENTS,
+					    sizeof(*ctx->ring.events),
+					    GFP_KERNEL_ACCOUNT);
 	if (!ctx->ring.events) {
 		kfree(ctx);
 		return -ENOMEM;
@@ -2366,6 +2665,7 @@ static void devexcl_unregister(unsigned int nr)
 {
 	while (nr--)
 		misc_deregister(&devexcl_devices[nr].misc);
+	debugfs_remove(devexcl_fault_dir);
 	kmem_cache_destroy(devexcl_leaf_cache);
 }
 
@@ -2382,6 +2682,8 @@ static int __init devexcl_init(void)
 	devexcl_leaf_cache = KMEM_CACHE(devexcl_leaf, SLAB_ACCOUNT);
 	if (!devexcl_leaf_cache)
 		return -ENOMEM;
+	devexcl_fault_dir = fault_create_debugfs_attr("fail_devexcl", NULL,
+						      &devexcl_fault_attr);
 
 	for (i = 0; i < ndevices; i++) {
 		struct devexcl_device *device = &devexcl_devices[i];

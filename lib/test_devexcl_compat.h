@@ -10,6 +10,7 @@
 #define _TEST_DEVEXCL_COMPAT_H
 
 #include <linux/err.h>
+#include <linux/fault-inject.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
 #include <linux/version.h>
@@ -90,6 +91,26 @@ static inline struct page *devexcl_make_exclusive(struct mm_struct *mm,
 	return page;
 }
 
+#endif
+
+#ifndef DECLARE_FAULT_ATTR
+/* Older kernels do not have these without CONFIG_FAULT_INJECTION. */
+struct fault_attr {
+};
+
+#define DECLARE_FAULT_ATTR(name) struct fault_attr name = {}
+
+static inline bool should_fail(struct fault_attr *attr, ssize_t size)
+{
+	return false;
+}
+
+static inline struct dentry *
+fault_create_debugfs_attr(const char *name, struct dentry *parent,
+			  struct fault_attr *attr)
+{
+	return NULL;
+}
 #endif
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)

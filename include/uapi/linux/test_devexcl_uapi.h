@@ -22,7 +22,9 @@
  *
  *	ENOTTY	unknown ioctl number
  *	EFAULT	the structure (or an array it points to) is not readable and
- *		writable
+ *		writable. If it ceases to be so while the call is at work, the
+ *		work may be done, except that what the caller was to be given
+ *		(a mirror, a file) is taken back
  *	EINVAL	size too small, unknown flag, reserved field not zero, bad value
  *	E2BIG	size larger than the kernel knows, and the surplus is not zero
  *	EPERM	the caller's address space is not the one that the context is
@@ -124,6 +126,7 @@ enum devexcl_cause {
  * @ops: out: bit n is set if &enum devexcl_op n is known
  * @broken: out: DEVEXCL_BROKEN_* modes that DEVEXCL_INJECT knows
  * @points: out: bit n is set if &enum devexcl_point n is known
+ * @faults: out: bit n is set if &enum devexcl_fault n is known
  */
 struct devexcl_info {
 	__u32 size;
@@ -140,6 +143,7 @@ struct devexcl_info {
 	__aligned_u64 ops;
 	__aligned_u64 broken;
 	__aligned_u64 points;
+	__aligned_u64 faults;
 };
 
 /* Do not put the notifier calls that we caused ourselves into the stream. */
@@ -464,6 +468,69 @@ struct devexcl_stats {
 #define DEVEXCL_BROKEN_NO_DIRTY			(1U << 2)
 /* Keep the mapping when a notifier says to drop it. */
 #define DEVEXCL_BROKEN_IGNORE_INVALIDATE	(1U << 3)
+/* Drop all locks between the look at the sequence and the mapping. */
+#define DEVEXCL_BROKEN_UNLOCK_INSTALL		(1U << 4)
+/* Drop the page table's lock between load and store of an operation. */
+#define DEVEXCL_BROKEN_UNLOCK_STORE		(1U << 5)
+/* Go on using what RELEASE and UNMIRROR said to let go. */
+#define DEVEXCL_BROKEN_KEEP_RELEASED		(1U << 6)
+/* Name an owner that all contexts of all devices have in common. */
+#define DEVEXCL_BROKEN_COMMON_OWNER		(1U << 7)
+/* Name no owner, and take events without an owner for own ones. */
+#define DEVEXCL_BROKEN_NO_OWNER			(1U << 8)
+/* Sample the sequence before the page is faulted in, not after. */
+#define DEVEXCL_BROKEN_SAMPLE_EARLY		(1U << 9)
+/* Keep the last page when a notifier says to drop several. */
+#define DEVEXCL_BROKEN_OFF_BY_ONE		(1U << 10)
+/* Report pages as acquired that could not be acquired. */
+#define DEVEXCL_BROKEN_FALSE_SUCCESS		(1U << 11)
+
+/**
+ * enum devexcl_fault - where the device can be made to fail
+ * @DEVEXCL_FAULT_NONE: nowhere
+ * @DEVEXCL_FAULT_OPEN: memory for a context: ENOMEM
+ * @DEVEXCL_FAULT_EVENTS: memory for its events: ENOMEM
+ * @DEVEXCL_FAULT_MIRROR: memory for a mirror: ENOMEM
+ * @DEVEXCL_FAULT_NOTIFIER: a notifier is not registered: ENOMEM
+ * @DEVEXCL_FAULT_TREE: memory to find the mirror by: ENOMEM
+ * @DEVEXCL_FAULT_TABLE: memory for the page table: ENOMEM
+ * @DEVEXCL_FAULT_BUFFER: memory for a batch of work: ENOMEM
+ * @DEVEXCL_FAULT_BREAKPOINT: memory for a breakpoint: ENOMEM
+ * @DEVEXCL_FAULT_FILE: a file for it: ENFILE
+ * @DEVEXCL_FAULT_LOCK: a lock that is waited for: EINTR, as by a signal
+ * @DEVEXCL_FAULT_GUP: a page is not faulted in: EFAULT
+ * @DEVEXCL_FAULT_EXCLUSIVE: a page is not made exclusive: EBUSY
+ * @DEVEXCL_FAULT_HMM: hmm_range_fault() fails: EFAULT
+ * @DEVEXCL_FAULT_SEQUENCE: the sequence has moved; work begins anew
+ * @DEVEXCL_FAULT_COPY_IN: memory of the caller is not readable: EFAULT
+ * @DEVEXCL_FAULT_COPY_OUT: memory of the caller is not writable: EFAULT
+ * @DEVEXCL_FAULT_NR: number of them
+ *
+ * These are also the places where the kernel's fault injection can make the
+ * device fail, under the name fail_devexcl: /proc/thread-self/fail-nth counts
+ * them together with failures of allocations and the like, and debugfs has
+ * the attributes.
+ */
+enum devexcl_fault {
+	DEVEXCL_FAULT_NONE		= 0,
+	DEVEXCL_FAULT_OPEN		= 1,
+	DEVEXCL_FAULT_EVENTS		= 2,
+	DEVEXCL_FAULT_MIRROR		= 3,
+	DEVEXCL_FAULT_NOTIFIER		= 4,
+	DEVEXCL_FAULT_TREE		= 5,
+	DEVEXCL_FAULT_TABLE		= 6,
+	DEVEXCL_FAULT_BUFFER		= 7,
+	DEVEXCL_FAULT_BREAKPOINT	= 8,
+	DEVEXCL_FAULT_FILE		= 9,
+	DEVEXCL_FAULT_LOCK		= 10,
+	DEVEXCL_FAULT_GUP		= 11,
+	DEVEXCL_FAULT_EXCLUSIVE		= 12,
+	DEVEXCL_FAULT_HMM		= 13,
+	DEVEXCL_FAULT_SEQUENCE		= 14,
+	DEVEXCL_FAULT_COPY_IN		= 15,
+	DEVEXCL_FAULT_COPY_OUT		= 16,
+	DEVEXCL_FAULT_NR		= 17,
+};
 
 /**
  * struct devexcl_inject - DEVEXCL_INJECT: make the device misbehave
@@ -471,15 +538,27 @@ struct devexcl_stats {
  * @flags: in: must be 0
  * @broken: in: DEVEXCL_BROKEN_* modes from now on, 0 for none
  * @retries: in: pretend that many times that the sequence has moved
+ * @fail_nth: in: let the device fail at the n-th place of &enum devexcl_fault
+ *	that it comes to from now on, once; 0: not at all
+ * @left: out: what was left of the last call's @fail_nth: 0 if it has failed
+ * @failed: out: &enum devexcl_fault where it has failed since the last call
+ * @reserved: must be 0
  *
  * Concerns this context only. Pages that a broken mode kept are let go when
  * they are next released, invalidated or unmirrored without that mode.
+ *
+ * INJECT itself does not count, and neither do the copies of the structures
+ * that ioctls take: only /proc/thread-self/fail-nth has those fail.
  */
 struct devexcl_inject {
 	__u32 size;
 	__u32 flags;
 	__u32 broken;
 	__u32 retries;
+	__u32 fail_nth;
+	__u32 left;
+	__u32 failed;
+	__u32 reserved;
 };
 
 /**
@@ -499,6 +578,8 @@ struct devexcl_inject {
  * @DEVEXCL_POINT_INVALIDATED: the notifier is about to return; the device has
  *	let go
  * @DEVEXCL_POINT_RELEASE: RELEASE is going to let go
+ * @DEVEXCL_POINT_FAULTED: pages are faulted in, by ACQUIRE or COPY, and the
+ *	sequence is going to be sampled
  * @DEVEXCL_POINT_NR: number of points
  *
  * SAMPLED, CHECK and INSTALL are also points of COPY, which maps the page
@@ -516,7 +597,8 @@ enum devexcl_point {
 	DEVEXCL_POINT_INVALIDATE	= 5,
 	DEVEXCL_POINT_INVALIDATED	= 6,
 	DEVEXCL_POINT_RELEASE		= 7,
-	DEVEXCL_POINT_NR		= 8,
+	DEVEXCL_POINT_FAULTED		= 8,
+	DEVEXCL_POINT_NR		= 9,
 };
 
 /**

@@ -134,6 +134,7 @@ static const struct call calls[] = {
 		.name = "INJECT",
 		.cmd = DEVEXCL_INJECT,
 		.size = sizeof(struct devexcl_inject),
+		.reserved = offsetof(struct devexcl_inject, reserved),
 	}, {
 		.name = "BREAKPOINT",
 		.cmd = DEVEXCL_BREAKPOINT,
@@ -2383,6 +2384,38 @@ TEST_F(abi, inject_limits)
 	EXPECT_EQ(0, dev_inject(&self->dev, 0, 0));
 	EXPECT_EQ(-EINVAL, dev_inject(&self->dev, 0, 1U << 31));
 	EXPECT_EQ(-EINVAL, dev_inject(&self->dev, 0, UINT32_MAX));
+	EXPECT_EQ(-EINVAL, dev_fail_nth(&self->dev, 1U << 31, NULL));
+	EXPECT_EQ(-EINVAL, dev_fail_nth(&self->dev, UINT32_MAX, NULL));
+	expect_untouched(self);
+}
+
+/* The device fails once, where it was told to, and says where that was. */
+TEST_F(abi, inject_fail_nth)
+{
+	struct devexcl_inject inject;
+	struct dev *dev = &self->dev;
+
+	ASSERT_EQ((1ULL << DEVEXCL_FAULT_NR) - 1, dev->info.faults);
+	ASSERT_EQ(0, dev_fail_nth(dev, INT32_MAX, &inject));
+	EXPECT_EQ(0, inject.left);
+	EXPECT_EQ(DEVEXCL_FAULT_NONE, inject.failed);
+
+	/* The first thing that it does is to lock the mmap_lock. */
+	ASSERT_EQ(0, dev_fail_nth(dev, 1, &inject));
+	EXPECT_EQ(INT32_MAX, inject.left);
+	EXPECT_EQ(-EINTR, dev_acquire(dev, self->mem.p, 1));
+	EXPECT_EQ(1, dev_acquire(dev, self->mem.p, 1));
+	ASSERT_EQ(0, dev_fail_nth(dev, 2, &inject));
+	EXPECT_EQ(0, inject.left);
+	EXPECT_EQ(DEVEXCL_FAULT_LOCK, inject.failed);
+
+	/* Then it faults the page in. */
+	EXPECT_EQ(-EFAULT, dev_acquire(dev, page_of(&self->mem, 1), 1));
+	ASSERT_EQ(0, dev_fail_nth(dev, 0, &inject));
+	EXPECT_EQ(DEVEXCL_FAULT_GUP, inject.failed);
+	ASSERT_EQ(0, dev_fail_nth(dev, 0, &inject));
+	EXPECT_EQ(DEVEXCL_FAULT_NONE, inject.failed);
+	dev_release(dev, self->mem.p, PAGES);
 	expect_untouched(self);
 }
 

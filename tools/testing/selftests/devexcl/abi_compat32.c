@@ -35,7 +35,7 @@ static void check(int ok, const char *what)
 /* The layout must be that of 64-bit callers. */
 static void check_layout(void)
 {
-	check(sizeof(struct devexcl_info) == 72, "size of devexcl_info");
+	check(sizeof(struct devexcl_info) == 80, "size of devexcl_info");
 	check(sizeof(struct devexcl_mirror) == 32, "size of devexcl_mirror");
 	check(sizeof(struct devexcl_acquire) == 48, "size of devexcl_acquire");
 	check(sizeof(struct devexcl_release) == 32, "size of devexcl_release");
@@ -44,7 +44,7 @@ static void check_layout(void)
 	check(sizeof(struct devexcl_copy) == 40, "size of devexcl_copy");
 	check(sizeof(struct devexcl_page) == 32, "size of devexcl_page");
 	check(sizeof(struct devexcl_query) == 40, "size of devexcl_query");
-	check(sizeof(struct devexcl_inject) == 16, "size of devexcl_inject");
+	check(sizeof(struct devexcl_inject) == 32, "size of devexcl_inject");
 	check(sizeof(struct devexcl_breakpoint) == 40,
 	      "size of devexcl_breakpoint");
 	check(sizeof(struct devexcl_event) == 64, "size of devexcl_event");

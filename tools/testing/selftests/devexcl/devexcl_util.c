@@ -269,6 +269,20 @@ int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries)
 	return dev_ioctl(dev->fd, DEVEXCL_INJECT, &arg);
 }
 
+int dev_fail_nth(struct dev *dev, unsigned int nth,
+		 struct devexcl_inject *inject)
+{
+	struct devexcl_inject arg;
+
+	if (!inject)
+		inject = &arg;
+	*inject = (struct devexcl_inject) {
+		.size = sizeof(*inject),
+		.fail_nth = nth,
+	};
+	return dev_ioctl(dev->fd, DEVEXCL_INJECT, inject);
+}
+
 int dev_break(struct dev *dev, unsigned int point, const void *p)
 {
 	struct devexcl_breakpoint arg = {

@@ -141,6 +141,12 @@ int dev_query(struct dev *dev, const void *p, size_t pages,
 int dev_stats(struct dev *dev, struct devexcl_stats *stats);
 int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries);
 /*
+ * Let the device fail at the @nth place from now on where it can, or not any
+ * more (0). What became of the last such wish is put into @inject, if any.
+ */
+int dev_fail_nth(struct dev *dev, unsigned int nth,
+		 struct devexcl_inject *inject);
+/*
  * Stop the next thread of the device that comes to an enum devexcl_point for
  * the page at @p (NULL: for any). Returns a file to wait on and to close, which
  * lets the thread go on; or -errno.
