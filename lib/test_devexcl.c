@@ -41,7 +41,8 @@
  * is made under that lock.
  *
  * Locks, outermost first: devexcl_ctx.mirror_lock, mmap_lock, folio lock,
- * devexcl_mirror_range.lock, devexcl_ctx.unit[], devexcl_ring.lock. The notifier
+ * devexcl_mirror_range.lock, devexcl_ctx.unit[], devexcl_ring.lock; and
+ * devexcl_device.job_lock, then devexcl_ring.lock. The notifier
  * takes the mirror's lock with mm's locks held, perhaps in reclaim; so nobody
  * who holds it allocates memory that may wait for reclaim, touches user memory,
  * or takes mm's locks.
@@ -52,13 +53,19 @@
 #include <linux/compat.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
+#include <linux/eventfd.h>
 #include <linux/fault-inject.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
+#include <linux/kcov.h>
 #include <linux/kref.h>
+#include <linux/kthread.h>
+#include <linux/log2.h>
 #include <linux/maple_tree.h>
+#include <linux/math64.h>
+#include <linux/memcontrol.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -84,6 +91,8 @@
 #define DEVEXCL_MAX_EVENTS	4096
 #define DEVEXCL_MAX_GAP_NS	(1000 * 1000)
 #define DEVEXCL_MAX_BREAKPOINTS	64
+#define DEVEXCL_MAX_ENGINES	16
+#define DEVEXCL_MAX_JOBS	16
 
 /* Nobody stops at a breakpoint for longer. */
 #define DEVEXCL_MAX_STOP	(10 * HZ)
@@ -95,6 +104,8 @@
 #define DEVEXCL_BATCH_PAGES	64
 /* Operations copied in at once. */
 #define DEVEXCL_BATCH_OPS	64
+/* Operations of a job between two looks at the address space's users. */
+#define DEVEXCL_BATCH_JOB	256
 /* Page infos copied out at once. */
 #define DEVEXCL_BATCH_INFOS	16
 /* Event records copied out at once. */
@@ -107,16 +118,53 @@ module_param(ndevices, uint, 0444);
 MODULE_PARM_DESC(ndevices, "Number of emulated devices (default 2, at most "
 		 __stringify(DEVEXCL_MAX_DEVICES) ")");
 
+static unsigned int nengines = 4;
+module_param(nengines, uint, 0444);
+MODULE_PARM_DESC(nengines, "Number of engines of a device (default 4, at most "
+		 __stringify(DEVEXCL_MAX_ENGINES) ")");
+
+/**
+ * struct devexcl_engine - a thread that runs jobs; there is none before the
+ *	first one
+ * @device: the device
+ * @id: number in @device->engines
+ * @task: the thread
+ * @ops: room for DEVEXCL_BATCH_JOB operations
+ * @wait: where the thread is idle
+ * @queue: jobs that come next
+ * @running: the job that it works on, or NULL
+ * @load: jobs queued or running
+ *
+ * All but the first two and @wait is protected by @device->job_lock, and may
+ * be looked at without it by the thread itself.
+ */
+struct devexcl_engine {
+	struct devexcl_device *device;
+	unsigned int id;
+	struct task_struct *task;
+	struct devexcl_atomic_op *ops;
+	wait_queue_head_t wait;
+	struct list_head queue;
+	struct devexcl_job *running;
+	unsigned int load;
+};
+
 /**
  * struct devexcl_device - one emulated device
  * @misc: its node
  * @name: name of the node
  * @id: N of /dev/devexclN
+ * @engine_lock: serializes the making of threads
+ * @job_lock: queues, states of jobs, lists of jobs of contexts
+ * @engines: run jobs
  */
 struct devexcl_device {
 	struct miscdevice misc;
 	char name[24];
 	unsigned int id;
+	struct mutex engine_lock;	/* makes threads */
+	spinlock_t job_lock;		/* queues and states of jobs */
+	struct devexcl_engine engines[DEVEXCL_MAX_ENGINES];
 };
 
 static struct devexcl_device devexcl_devices[DEVEXCL_MAX_DEVICES];
@@ -190,6 +238,9 @@ struct devexcl_counters {
 	atomic64_t ops;
 	atomic64_t bytes_copied;
 	atomic64_t events_lost;
+	atomic64_t jobs_submitted;
+	atomic64_t jobs_completed;
+	atomic64_t jobs_cancelled;
 	atomic64_t calls[DEVEXCL_CAUSE_NR];
 	atomic64_t lost[DEVEXCL_CAUSE_NR];
 	atomic64_t errors[DEVEXCL_ERROR_NR];
@@ -217,6 +268,11 @@ struct devexcl_counters {
  * @breakpoint_lock: innermost
  * @breakpoints: armed, and nobody has come; under @breakpoint_lock
  * @nr_breakpoints: breakpoints, armed or not; under @breakpoint_lock
+ * @jobs: those that nobody has waited for; under @device->job_lock
+ * @nr_jobs: number of them; likewise
+ * @nr_active: number of those that have not ended; likewise
+ * @last_job: id of the newest one; likewise
+ * @job_wait: for the end of a job
  */
 struct devexcl_ctx {
 	struct file *file;
@@ -240,6 +296,11 @@ struct devexcl_ctx {
 	spinlock_t breakpoint_lock;	/* protects the list, and states */
 	struct list_head breakpoints;
 	unsigned int nr_breakpoints;
+	struct list_head jobs;
+	unsigned int nr_jobs;
+	unsigned int nr_active;
+	u32 last_job;
+	wait_queue_head_t job_wait;
 };
 
 /**
@@ -784,6 +845,9 @@ union devexcl_args {
 	struct devexcl_stats stats;
 	struct devexcl_inject inject;
 	struct devexcl_breakpoint breakpoint;
+	struct devexcl_submit submit;
+	struct devexcl_wait wait;
+	struct devexcl_cancel cancel;
 };
 
 /**
@@ -791,11 +855,13 @@ union devexcl_args {
  * @args: what it was given, and answers
  * @file: a file that goes with the answer, or NULL
  * @fd: the number that is reserved for it
+ * @job: a job that is forgotten when the caller knows of its end, or NULL
  */
 struct devexcl_call {
 	union devexcl_args args;
 	struct file *file;
 	int fd;
+	struct devexcl_job *job;
 };
 
 /*
@@ -2004,7 +2070,6 @@ static unsigned int devexcl_ops_run(struct devexcl_ctx *ctx,
 			break;
 	}
 	devexcl_mirror_put(mirror);
-	atomic64_add(i, &ctx->count.ops);
 	return i;
 }
 
@@ -2048,6 +2113,7 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 			break;
 		batch.nr = nr;
 		ran = devexcl_ops_run(ctx, &batch);
+		atomic64_add(ran, &ctx->count.ops);
 		told = ran;
 		if (ran < nr) {
 			told++;
@@ -2320,6 +2386,9 @@ static int devexcl_ioctl_info(struct devexcl_ctx *ctx, void *data)
 	arg->broken = DEVEXCL_BROKEN_MODES;
 	arg->points = GENMASK_ULL(DEVEXCL_POINT_NR - 1, 0);
 	arg->faults = GENMASK_ULL(DEVEXCL_FAULT_NR - 1, 0);
+	arg->nengines = nengines;
+	arg->max_jobs = DEVEXCL_MAX_JOBS;
+	arg->patterns = GENMASK_ULL(DEVEXCL_PATTERN_NR - 1, 0);
 	return 0;
 }
 
@@ -2347,6 +2416,10 @@ static int devexcl_ioctl_stats(struct devexcl_ctx *ctx, void *data)
 	}
 	for (i = 0; i < DEVEXCL_ERROR_NR; i++)
 		arg->errors[i] = atomic64_read(&count->errors[i]);
+	arg->jobs = READ_ONCE(ctx->nr_jobs);
+	arg->jobs_submitted = atomic64_read(&count->jobs_submitted);
+	arg->jobs_completed = atomic64_read(&count->jobs_completed);
+	arg->jobs_cancelled = atomic64_read(&count->jobs_cancelled);
 	return 0;
 }
 
@@ -2417,6 +2490,821 @@ out_count:
 	return ret;
 }
 
+/*
+ * Engines
+ *
+ * An engine is a thread that runs the jobs of its queue one after the other. A
+ * job belongs to its context: it holds no reference of the file, and the file
+ * does not go before it has ended. It is the engine's from the time that it is
+ * queued until it is ENDED, which is the last that the engine does to it and to
+ * its context; afterwards it is on the list of the context's jobs only.
+ *
+ * The address space is not the engine's: it has a user of it for the length of
+ * a batch at most, so that the owner's exit takes it down. If that user is the
+ * last one, exit_mmap() runs here; so no locks are held when it is dropped.
+ *
+ * Wherever the engine sleeps, it does so killable. It ignores signals, but for
+ * SIGKILL from the kernel, by which a job that runs is cancelled. The signal is
+ * sent while the job is the running one, and what came is forgotten when it is
+ * not any more, both under the same lock: so it never meets another job.
+ */
+
+/**
+ * struct devexcl_progress - what a job has done
+ * @done: as in &struct devexcl_wait
+ * @passes: likewise
+ * @matched: likewise
+ * @sum: likewise
+ * @last: likewise
+ * @acquired: likewise
+ */
+struct devexcl_progress {
+	u64 done;
+	u64 passes;
+	u64 matched;
+	u64 sum;
+	u64 last;
+	u64 acquired;
+};
+
+/**
+ * struct devexcl_job - a stream of operations
+ * @ctx: whose it is
+ * @engine: who does it
+ * @node: in @ctx->jobs
+ * @queue: in @engine->queue, while QUEUED
+ * @arg: what is to be done; checked
+ * @mirror: id of the mirror
+ * @state: &enum devexcl_job_state; this and the next two under job_lock
+ * @status: 0 or why it has ended
+ * @cancelled: somebody does not want it any more
+ * @eventfd: to be signalled, or NULL
+ * @memcg: pays for what the engine allocates
+ * @kcov_handle: of the task that has submitted it
+ * @lock: of @progress, so that its numbers are of the same moment
+ * @progress: after the newest batch
+ * @begin_ns: when it began to run
+ * @end_ns: when it ended
+ */
+struct devexcl_job {
+	struct devexcl_ctx *ctx;
+	struct devexcl_engine *engine;
+	struct list_head node;
+	struct list_head queue;
+	struct devexcl_submit arg;
+	u32 mirror;
+	enum devexcl_job_state state;
+	int status;
+	bool cancelled;
+	struct eventfd_ctx *eventfd;
+	struct mem_cgroup *memcg;
+	devexcl_kcov_handle kcov_handle;
+	spinlock_t lock;	/* of progress */
+	struct devexcl_progress progress;
+	u64 begin_ns;
+	u64 end_ns;
+};
+
+static void devexcl_job_free(struct devexcl_job *job)
+{
+	if (job->eventfd)
+		eventfd_ctx_put(job->eventfd);
+	mem_cgroup_put(job->memcg);
+	kfree(job);
+}
+
+/**
+ * struct devexcl_stream - where in its stream a job is
+ * @arg: the stream
+ * @pass: number of the pass
+ * @pos: number of the next operation in the pass
+ * @offset: STRIDE: where it is
+ * @random: RANDOM: state of the random numbers
+ * @node: CHASE: address of the node
+ * @max: operations of a batch
+ * @batch: what comes next
+ * @progress: up to there
+ */
+struct devexcl_stream {
+	const struct devexcl_submit *arg;
+	u64 pass;
+	u64 pos;
+	u64 offset;
+	u64 random;
+	u64 node;
+	unsigned int max;
+	struct devexcl_batch batch;
+	struct devexcl_progress progress;
+};
+
+/* splitmix64 */
+static u64 devexcl_random(u64 *state)
+{
+	u64 z = *state += 0x9e3779b97f4a7c15ULL;
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+	return z ^ (z >> 31);
+}
+
+/* Every pass is the same. */
+static void devexcl_stream_rewind(struct devexcl_stream *stream)
+{
+	stream->pos = 0;
+	stream->offset = 0;
+	stream->random = stream->arg->seed;
+	stream->node = stream->arg->addr;
+}
+
+/* One step on, to the next pass perhaps. */
+static void devexcl_stream_step(struct devexcl_stream *stream, bool last)
+{
+	if (++stream->pos < stream->arg->count && !last)
+		return;
+	stream->pass++;
+	devexcl_stream_rewind(stream);
+}
+
+/* Address of the next operation. */
+static u64 devexcl_stream_next(struct devexcl_stream *stream)
+{
+	const struct devexcl_submit *arg = stream->arg;
+	u64 offset = 0;
+
+	switch (arg->pattern) {
+	case DEVEXCL_PATTERN_STRIDE:
+		offset = stream->offset;
+		stream->offset += arg->stride;
+		if (stream->offset >= arg->length)
+			stream->offset -= arg->length;
+		break;
+	case DEVEXCL_PATTERN_RANDOM:
+		offset = mul_u64_u64_shr(devexcl_random(&stream->random),
+					 arg->length >> ilog2(arg->width), 64);
+		offset <<= ilog2(arg->width);
+		break;
+	}
+	devexcl_stream_step(stream, false);
+	return arg->addr + offset;
+}
+
+/* Where the list leads to must be what the job may work on. */
+static int devexcl_stream_check_node(const struct devexcl_stream *stream)
+{
+	const struct devexcl_submit *arg = stream->arg;
+	u64 offset = stream->node - arg->addr;
+	u64 size = max_t(u64, sizeof(u64), arg->stride + arg->width);
+
+	if (!IS_ALIGNED(stream->node, sizeof(u64)))
+		return -EINVAL;
+	if (offset >= arg->length || size > arg->length - offset)
+		return -ENXIO;
+	return 0;
+}
+
+static void devexcl_stream_op(const struct devexcl_stream *stream,
+			      struct devexcl_atomic_op *op, u64 addr)
+{
+	*op = (struct devexcl_atomic_op) {
+		.addr = addr,
+		.operand = stream->arg->operand,
+		.compare = stream->arg->compare,
+		.op = stream->arg->op,
+		.width = stream->arg->width,
+	};
+}
+
+/* Take note of the first @nr operations of the batch. */
+static void devexcl_stream_note(struct devexcl_stream *stream, unsigned int nr)
+{
+	unsigned int bits = stream->arg->width * BITS_PER_BYTE;
+	u64 compare = stream->arg->compare & GENMASK_ULL(bits - 1, 0);
+	struct devexcl_progress *progress = &stream->progress;
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		u64 old = stream->batch.ops[i].old;
+
+		progress->sum += old;
+		progress->matched += old == compare;
+		progress->last = old;
+	}
+	progress->done += nr;
+	progress->acquired = stream->batch.acquired;
+}
+
+/* As many operations as fit into a batch. */
+static int devexcl_stream_batch(struct devexcl_ctx *ctx,
+				struct devexcl_stream *stream)
+{
+	struct devexcl_batch *batch = &stream->batch;
+	unsigned int nr = 0, ran;
+
+	while (nr < stream->max && stream->pass < stream->arg->repeat)
+		devexcl_stream_op(stream, &batch->ops[nr++],
+				  devexcl_stream_next(stream));
+	batch->nr = nr;
+	ran = devexcl_ops_run(ctx, batch);
+	devexcl_stream_note(stream, ran);
+	stream->progress.passes = div64_u64(stream->progress.done,
+					    stream->arg->count);
+	return ran < nr ? batch->ops[ran].error : 0;
+}
+
+/*
+ * A node of a list: read the link, and do the operation. Nothing comes in
+ * between if the device holds the page.
+ */
+static int devexcl_stream_node(struct devexcl_ctx *ctx,
+			       struct devexcl_stream *stream)
+{
+	struct devexcl_batch *batch = &stream->batch;
+	int ret = devexcl_stream_check_node(stream);
+	unsigned int ran;
+	u64 link;
+
+	if (ret)
+		return ret;
+	batch->ops[0] = (struct devexcl_atomic_op) {
+		.addr = stream->node,
+		.op = DEVEXCL_OP_OR,
+		.width = sizeof(link),
+	};
+	devexcl_stream_op(stream, &batch->ops[1],
+			  stream->node + stream->arg->stride);
+	batch->nr = 2;
+	ran = devexcl_ops_run(ctx, batch);
+	if (ran < batch->nr)
+		return batch->ops[ran].error;
+
+	link = batch->ops[0].old;
+	batch->ops[0] = batch->ops[1];
+	devexcl_stream_note(stream, 1);
+	stream->node = link;
+	devexcl_stream_step(stream, !link);
+	stream->progress.passes = stream->pass;
+	return 0;
+}
+
+static int devexcl_stream_nodes(struct devexcl_ctx *ctx,
+				struct devexcl_stream *stream)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < stream->max && stream->pass < stream->arg->repeat &&
+	     !ret; i++)
+		ret = devexcl_stream_node(ctx, stream);
+	return ret;
+}
+
+static void devexcl_job_tell(struct devexcl_job *job,
+			     const struct devexcl_stream *stream)
+{
+	/* Nobody else writes to it. */
+	u64 before = job->progress.done;
+
+	spin_lock(&job->lock);
+	job->progress = stream->progress;
+	spin_unlock(&job->lock);
+	atomic64_add(stream->progress.done - before, &job->ctx->count.ops);
+}
+
+/* Do a job. Return: why it ends. */
+static int devexcl_job_do(struct devexcl_job *job)
+{
+	struct devexcl_stream stream = {
+		.arg = &job->arg,
+		.max = DEVEXCL_BATCH_JOB,
+		.batch = {
+			.ops = job->engine->ops,
+			.flags = job->arg.flags & (DEVEXCL_ATOMIC_ACQUIRE |
+						   DEVEXCL_ATOMIC_GAP),
+			.gap_ns = job->arg.gap_ns,
+		},
+	};
+	struct devexcl_ctx *ctx = job->ctx;
+	int ret = 0;
+
+	BUILD_BUG_ON(DEVEXCL_SUBMIT_ACQUIRE != DEVEXCL_ATOMIC_ACQUIRE);
+	BUILD_BUG_ON(DEVEXCL_SUBMIT_GAP != DEVEXCL_ATOMIC_GAP);
+
+	/* Gaps add up. */
+	if (job->arg.gap_ns)
+		stream.max = clamp_t(unsigned int,
+				     NSEC_PER_MSEC / job->arg.gap_ns, 1,
+				     DEVEXCL_BATCH_JOB);
+	devexcl_stream_rewind(&stream);
+	while (!ret && stream.pass < job->arg.repeat) {
+		if (!mmget_not_zero(ctx->mm))
+			return -ESRCH;
+		if (job->arg.pattern == DEVEXCL_PATTERN_CHASE)
+			ret = devexcl_stream_nodes(ctx, &stream);
+		else
+			ret = devexcl_stream_batch(ctx, &stream);
+		devexcl_job_tell(job, &stream);
+		/* Perhaps it is the last one; so no locks are held. */
+		mmput(ctx->mm);
+		cond_resched();
+	}
+	if (ret && ret != -EINTR)
+		devexcl_count_error(ctx, ret);
+	return ret;
+}
+
+/*
+ * The last thing that is done to a job, and to the context, by an engine or in
+ * the place of one.
+ */
+static void devexcl_job_end(struct devexcl_job *job, int status)
+{
+	struct devexcl_ctx *ctx = job->ctx;
+	struct devexcl_event event = {
+		.type = DEVEXCL_EVENT_JOB,
+		.mirror = job->mirror,
+		.start = job->arg.addr,
+		.end = job->arg.addr + job->arg.length,
+		.job = job->arg.id,
+	};
+
+	lockdep_assert_held(&ctx->device->job_lock);
+	if (status && job->cancelled) {
+		status = -ECANCELED;
+		atomic64_inc(&ctx->count.jobs_cancelled);
+	} else {
+		atomic64_inc(&ctx->count.jobs_completed);
+	}
+	event.status = status;
+	job->status = status;
+	job->state = DEVEXCL_JOB_ENDED;
+	job->end_ns = ktime_get_ns();
+	job->engine->load--;
+	ctx->nr_active--;
+	trace_devexcl_job_end(ctx, &job->arg, status, job->progress.done);
+	devexcl_record(ctx, &event);
+	if (job->eventfd)
+		devexcl_eventfd_signal(job->eventfd);
+	wake_up_all(&ctx->job_wait);
+}
+
+static void devexcl_engine_run(struct devexcl_engine *engine,
+			       struct devexcl_job *job)
+{
+	struct devexcl_device *device = engine->device;
+	struct mem_cgroup *memcg;
+	int status;
+
+	trace_devexcl_job_begin(job->ctx, &job->arg);
+	kcov_remote_start_common(job->kcov_handle);
+	memcg = set_active_memcg(job->memcg);
+	status = devexcl_job_do(job);
+	set_active_memcg(memcg);
+	kcov_remote_stop();
+
+	spin_lock(&device->job_lock);
+	engine->running = NULL;
+	flush_signals(current);
+	devexcl_job_end(job, status);
+	spin_unlock(&device->job_lock);
+}
+
+/* The job that comes next, or NULL. */
+static struct devexcl_job *devexcl_engine_next(struct devexcl_engine *engine)
+{
+	struct devexcl_device *device = engine->device;
+	struct devexcl_job *job;
+
+	spin_lock(&device->job_lock);
+	job = list_first_entry_or_null(&engine->queue, struct devexcl_job,
+				       queue);
+	if (job) {
+		list_del_init(&job->queue);
+		job->state = DEVEXCL_JOB_RUNNING;
+		job->begin_ns = ktime_get_ns();
+		engine->running = job;
+	}
+	spin_unlock(&device->job_lock);
+	return job;
+}
+
+static int devexcl_engine_thread(void *data)
+{
+	struct devexcl_engine *engine = data;
+
+	allow_kernel_signal(SIGKILL);
+	while (!kthread_should_stop()) {
+		struct devexcl_job *job = devexcl_engine_next(engine);
+
+		if (job)
+			devexcl_engine_run(engine, job);
+		else
+			wait_event_idle(engine->wait,
+					!list_empty_careful(&engine->queue) ||
+					kthread_should_stop());
+	}
+	return 0;
+}
+
+static int devexcl_engine_make_thread(struct devexcl_ctx *ctx,
+				      struct devexcl_engine *engine)
+{
+	struct task_struct *task;
+
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_ENGINE))
+		return -ENOMEM;
+	if (!engine->ops)
+		engine->ops = kcalloc(DEVEXCL_BATCH_JOB, sizeof(*engine->ops),
+				      GFP_KERNEL);
+	if (!engine->ops)
+		return -ENOMEM;
+	task = kthread_run(devexcl_engine_thread, engine, "%s/%u",
+			   engine->device->name, engine->id);
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	engine->task = task;
+	return 0;
+}
+
+/* Make the thread, if there is none yet. */
+static int devexcl_engine_start(struct devexcl_ctx *ctx,
+				struct devexcl_engine *engine)
+{
+	struct devexcl_device *device = engine->device;
+	int ret = 0;
+
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_LOCK) ||
+	    mutex_lock_killable(&device->engine_lock))
+		return -EINTR;
+	if (!engine->task)
+		ret = devexcl_engine_make_thread(ctx, engine);
+	mutex_unlock(&device->engine_lock);
+	return ret;
+}
+
+static void devexcl_engine_stop(struct devexcl_engine *engine)
+{
+	if (engine->task)
+		kthread_stop(engine->task);
+	kfree(engine->ops);
+}
+
+static void devexcl_engines_init(struct devexcl_device *device)
+{
+	unsigned int i;
+
+	mutex_init(&device->engine_lock);
+	spin_lock_init(&device->job_lock);
+	for (i = 0; i < nengines; i++) {
+		struct devexcl_engine *engine = &device->engines[i];
+
+		engine->device = device;
+		engine->id = i;
+		init_waitqueue_head(&engine->wait);
+		INIT_LIST_HEAD(&engine->queue);
+	}
+}
+
+static struct devexcl_engine *devexcl_engine_get(struct devexcl_device *device,
+						 unsigned int id)
+{
+	struct devexcl_engine *engine = device->engines;
+	unsigned int i;
+
+	if (id != DEVEXCL_ENGINE_ANY)
+		return id < nengines ? &device->engines[id] : NULL;
+
+	spin_lock(&device->job_lock);
+	for (i = 1; i < nengines; i++)
+		if (device->engines[i].load < engine->load)
+			engine = &device->engines[i];
+	spin_unlock(&device->job_lock);
+	return engine;
+}
+
+/* The context's job of that number, or NULL. */
+static struct devexcl_job *devexcl_job_find(struct devexcl_ctx *ctx, u32 id)
+{
+	struct devexcl_job *job;
+
+	lockdep_assert_held(&ctx->device->job_lock);
+	list_for_each_entry(job, &ctx->jobs, node)
+		if (job->arg.id == id)
+			return job;
+	return NULL;
+}
+
+/*
+ * Give a job to its engine. It may not be there any more when this returns:
+ * who guesses its number can wait for it.
+ */
+static int devexcl_job_queue(struct devexcl_job *job, u32 *id)
+{
+	struct devexcl_engine *engine = job->engine;
+	struct devexcl_ctx *ctx = job->ctx;
+	int ret = 0;
+
+	spin_lock(&ctx->device->job_lock);
+	if (ctx->nr_jobs >= DEVEXCL_MAX_JOBS) {
+		ret = -ENOSPC;
+		goto out;
+	}
+	do {	/* after four billions, numbers come again */
+		job->arg.id = ++ctx->last_job;
+	} while (!job->arg.id || devexcl_job_find(ctx, job->arg.id));
+	*id = job->arg.id;
+	ctx->nr_jobs++;
+	ctx->nr_active++;
+	list_add_tail(&job->node, &ctx->jobs);
+	list_add_tail(&job->queue, &engine->queue);
+	engine->load++;
+	atomic64_inc(&ctx->count.jobs_submitted);
+	wake_up(&engine->wait);
+out:
+	spin_unlock(&ctx->device->job_lock);
+	return ret;
+}
+
+/* Make a job end. An engine that has begun with it needs some time for that. */
+static void devexcl_job_cancel(struct devexcl_job *job)
+{
+	lockdep_assert_held(&job->ctx->device->job_lock);
+	switch (job->state) {
+	case DEVEXCL_JOB_QUEUED:
+		job->cancelled = true;
+		list_del_init(&job->queue);
+		devexcl_job_end(job, -ECANCELED);
+		break;
+	case DEVEXCL_JOB_RUNNING:
+		job->cancelled = true;
+		send_sig(SIGKILL, job->engine->task, 1);
+		break;
+	case DEVEXCL_JOB_ENDED:
+		break;
+	}
+}
+
+static bool devexcl_jobs_ended(struct devexcl_ctx *ctx)
+{
+	bool ended;
+
+	spin_lock(&ctx->device->job_lock);
+	ended = !ctx->nr_active;
+	spin_unlock(&ctx->device->job_lock);
+	return ended;
+}
+
+/* The file goes: nobody submits any more. */
+static void devexcl_jobs_kill(struct devexcl_ctx *ctx)
+{
+	struct devexcl_job *job, *next;
+
+	spin_lock(&ctx->device->job_lock);
+	list_for_each_entry(job, &ctx->jobs, node)
+		devexcl_job_cancel(job);
+	spin_unlock(&ctx->device->job_lock);
+
+	wait_event(ctx->job_wait, devexcl_jobs_ended(ctx));
+	list_for_each_entry_safe(job, next, &ctx->jobs, node)
+		devexcl_job_free(job);
+}
+
+static int devexcl_submit_check_pattern(const struct devexcl_submit *arg)
+{
+	if (arg->pattern != DEVEXCL_PATTERN_RANDOM && arg->seed)
+		return -EINVAL;
+	if (!IS_ALIGNED(arg->length, arg->width) ||
+	    !IS_ALIGNED(arg->stride, arg->width))
+		return -EINVAL;
+
+	switch (arg->pattern) {
+	case DEVEXCL_PATTERN_WORD:
+		return arg->stride || arg->length != arg->width ? -EINVAL : 0;
+	case DEVEXCL_PATTERN_STRIDE:
+		return !arg->stride || arg->stride >= arg->length ? -EINVAL : 0;
+	case DEVEXCL_PATTERN_RANDOM:
+		return arg->stride ? -EINVAL : 0;
+	case DEVEXCL_PATTERN_CHASE:
+		return arg->stride >= PAGE_SIZE ||
+		       !IS_ALIGNED(arg->addr, sizeof(u64)) ? -EINVAL : 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int devexcl_submit_check(const struct devexcl_submit *arg)
+{
+	const struct devexcl_atomic_op op = {
+		.addr = arg->addr,
+		.op = arg->op,
+		.width = arg->width,
+	};
+	int ret = devexcl_op_check(&op);
+
+	if (ret)
+		return ret;
+	if (arg->reserved || !arg->length || !arg->count || !arg->repeat)
+		return -EINVAL;
+	if (arg->gap_ns > DEVEXCL_MAX_GAP_NS ||
+	    (arg->gap_ns && !(arg->flags & DEVEXCL_SUBMIT_GAP)))
+		return -EINVAL;
+	if (arg->eventfd && !(arg->flags & DEVEXCL_SUBMIT_EVENTFD))
+		return -EINVAL;
+	ret = devexcl_submit_check_pattern(arg);
+	if (ret)
+		return ret;
+	return arg->addr + arg->length < arg->addr ? -EOVERFLOW : 0;
+}
+
+static int devexcl_ioctl_submit(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_submit *arg = data;
+	struct devexcl_mirror_range *mirror;
+	struct devexcl_engine *engine;
+	struct devexcl_job *job;
+	int ret;
+
+	arg->id = 0;
+	ret = devexcl_submit_check(arg);
+	if (ret)
+		return ret;
+	engine = devexcl_engine_get(ctx->device, arg->engine);
+	if (!engine)
+		return -EINVAL;
+	mirror = devexcl_mirror_get_range(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+
+	ret = -ENOMEM;
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_JOB))
+		goto out_mirror;
+	job = kzalloc(sizeof(*job), GFP_KERNEL_ACCOUNT);
+	if (!job)
+		goto out_mirror;
+	spin_lock_init(&job->lock);
+	job->ctx = ctx;
+	job->engine = engine;
+	job->mirror = mirror->id;
+	job->arg = *arg;
+	job->arg.engine = engine->id;
+	job->kcov_handle = kcov_common_handle();
+	job->memcg = get_mem_cgroup_from_mm(ctx->mm);
+	if (arg->flags & DEVEXCL_SUBMIT_EVENTFD) {
+		struct eventfd_ctx *eventfd = eventfd_ctx_fdget(arg->eventfd);
+
+		ret = PTR_ERR_OR_ZERO(eventfd);
+		if (ret)
+			goto out_job;
+		job->eventfd = eventfd;
+	}
+	ret = devexcl_engine_start(ctx, engine) ?: devexcl_job_queue(job, &arg->id);
+	if (ret)
+		goto out_job;
+	goto out_mirror;
+
+out_job:
+	devexcl_job_free(job);
+out_mirror:
+	devexcl_mirror_put(mirror);
+	return ret;
+}
+
+static void devexcl_job_look(struct devexcl_job *job, struct devexcl_wait *arg)
+{
+	struct devexcl_progress *progress = &job->progress;
+	u64 end_ns = job->end_ns ?: ktime_get_ns();
+
+	lockdep_assert_held(&job->ctx->device->job_lock);
+	arg->state = job->state;
+	arg->engine = job->arg.engine;
+	arg->status = job->status;
+	arg->run_ns = job->begin_ns ? end_ns - job->begin_ns : 0;
+	spin_lock(&job->lock);
+	arg->done = progress->done;
+	arg->passes = progress->passes;
+	arg->matched = progress->matched;
+	arg->sum = progress->sum;
+	arg->last = progress->last;
+	arg->acquired = progress->acquired;
+	spin_unlock(&job->lock);
+}
+
+/* Has it ended, or been forgotten? */
+static bool devexcl_job_settled(struct devexcl_ctx *ctx, u32 id)
+{
+	struct devexcl_job *job;
+	bool settled;
+
+	spin_lock(&ctx->device->job_lock);
+	job = devexcl_job_find(ctx, id);
+	settled = !job || job->state == DEVEXCL_JOB_ENDED;
+	spin_unlock(&ctx->device->job_lock);
+	return settled;
+}
+
+/*
+ * Take a job out of the list if it has ended.
+ *
+ * Return: the job, NULL if it has not, or -ENOENT.
+ */
+static struct devexcl_job *devexcl_job_take(struct devexcl_ctx *ctx, u32 id,
+					    struct devexcl_wait *arg)
+{
+	struct devexcl_job *job;
+
+	spin_lock(&ctx->device->job_lock);
+	job = devexcl_job_find(ctx, id);
+	if (job)
+		devexcl_job_look(job, arg);
+	if (!job)
+		job = ERR_PTR(-ENOENT);
+	else if (job->state == DEVEXCL_JOB_ENDED)
+		list_del_init(&job->node);
+	else
+		job = NULL;
+	spin_unlock(&ctx->device->job_lock);
+	return job;
+}
+
+/* Forget a job that was taken out of the list, or put it back. */
+static void devexcl_job_hand_over(struct devexcl_ctx *ctx,
+				  struct devexcl_job *job, bool told)
+{
+	if (!job)
+		return;
+	spin_lock(&ctx->device->job_lock);
+	if (told)
+		ctx->nr_jobs--;
+	else
+		list_add(&job->node, &ctx->jobs);
+	spin_unlock(&ctx->device->job_lock);
+	if (told)
+		devexcl_job_free(job);
+}
+
+static int devexcl_ioctl_wait(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_wait *arg = data;
+	struct devexcl_call *call = container_of(data, struct devexcl_call,
+						 args);
+	struct devexcl_job *job;
+	int waited = -ETIME;
+
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_WAIT))
+		waited = -EINTR;
+	else if (arg->timeout_ns)
+		waited = wait_event_interruptible_hrtimeout(ctx->job_wait,
+				devexcl_job_settled(ctx, arg->id),
+				min_t(u64, arg->timeout_ns, KTIME_MAX));
+	/* The timeout has begun; the call is not to be made again as it is. */
+	if (waited == -ERESTARTSYS)
+		waited = -EINTR;
+	job = devexcl_job_take(ctx, arg->id, arg);
+	if (IS_ERR(job))
+		return PTR_ERR(job);
+	call->job = job;
+	return job ? 0 : waited;
+}
+
+/* Nobody knows of the job. */
+static int devexcl_undo_submit(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_submit *arg = data;
+	struct devexcl_wait ignored;
+	struct devexcl_job *job;
+
+	spin_lock(&ctx->device->job_lock);
+	job = devexcl_job_find(ctx, arg->id);
+	if (job)
+		devexcl_job_cancel(job);
+	spin_unlock(&ctx->device->job_lock);
+
+	wait_event(ctx->job_wait, devexcl_job_settled(ctx, arg->id));
+	job = devexcl_job_take(ctx, arg->id, &ignored);
+	if (!IS_ERR(job))
+		devexcl_job_hand_over(ctx, job, true);
+	return 0;
+}
+
+static int devexcl_ioctl_cancel(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_cancel *arg = data;
+	struct devexcl_job *job;
+	int ret = 0;
+
+	if (arg->reserved)
+		return -EINVAL;
+	spin_lock(&ctx->device->job_lock);
+	job = devexcl_job_find(ctx, arg->id);
+	if (!job)
+		ret = -ENOENT;
+	else if (job->state == DEVEXCL_JOB_ENDED)
+		ret = -EALREADY;
+	else
+		devexcl_job_cancel(job);
+	spin_unlock(&ctx->device->job_lock);
+	return ret;
+}
+
 /* Files */
 
 /**
@@ -2464,6 +3352,11 @@ static const struct devexcl_ioctl devexcl_ioctls[] = {
 	DEVEXCL_IOCTL(DEVEXCL_STATS, stats, stats, 0, true),
 	DEVEXCL_IOCTL(DEVEXCL_INJECT, inject, inject, 0, false),
 	DEVEXCL_IOCTL(DEVEXCL_BREAKPOINT, breakpoint, breakpoint, 0, false),
+	DEVEXCL_IOCTL_UNDO(DEVEXCL_SUBMIT, submit, submit,
+			   DEVEXCL_SUBMIT_ACQUIRE | DEVEXCL_SUBMIT_GAP |
+			   DEVEXCL_SUBMIT_EVENTFD, false, devexcl_undo_submit),
+	DEVEXCL_IOCTL(DEVEXCL_WAIT, wait, wait, 0, true),
+	DEVEXCL_IOCTL(DEVEXCL_CANCEL, cancel, cancel, 0, true),
 };
 
 /* The only address space that a context may work on is its own. */
@@ -2529,6 +3422,7 @@ static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 	if (!told && !ret && ioctl->undo)
 		ioctl->undo(ctx, args);
 	devexcl_hand_over_file(&call, told);
+	devexcl_job_hand_over(ctx, call.job, told);
 	return told ? ret : -EFAULT;
 }
 
@@ -2625,6 +3519,8 @@ static int devexcl_open(struct inode *inode, struct file *file)
 	mt_init_flags(&ctx->mirrors, MT_FLAGS_USE_RCU);
 	spin_lock_init(&ctx->breakpoint_lock);
 	INIT_LIST_HEAD(&ctx->breakpoints);
+	INIT_LIST_HEAD(&ctx->jobs);
+	init_waitqueue_head(&ctx->job_wait);
 	ctx->file = file;
 	ctx->device = container_of(misc, struct devexcl_device, misc);
 	ctx->mm = current->mm;
@@ -2640,6 +3536,7 @@ static int devexcl_release(struct inode *inode, struct file *file)
 	struct devexcl_mirror_range *mirror;
 	unsigned long index = 0;
 
+	devexcl_jobs_kill(ctx);
 	mt_for_each(&ctx->mirrors, mirror, index, ULONG_MAX)
 		devexcl_mirror_remove(mirror);
 	mtree_destroy(&ctx->mirrors);
@@ -2663,9 +3560,14 @@ static const struct file_operations devexcl_fops = {
 
 static void devexcl_unregister(unsigned int nr)
 {
-	while (nr--)
+	unsigned int i;
+
+	while (nr--) {
 		misc_deregister(&devexcl_devices[nr].misc);
 	debugfs_remove(devexcl_fault_dir);
+		for (i = 0; i < nengines; i++)
+			devexcl_engine_stop(&devexcl_devices[nr].engines[i]);
+	}
 	kmem_cache_destroy(devexcl_leaf_cache);
 }
 
@@ -2679,6 +3581,11 @@ static int __init devexcl_init(void)
 		       DEVEXCL_MAX_DEVICES, ndevices);
 		return -EINVAL;
 	}
+	if (!nengines || nengines > DEVEXCL_MAX_ENGINES) {
+		pr_err("nengines must be from 1 to %u, not %u\n",
+		       DEVEXCL_MAX_ENGINES, nengines);
+		return -EINVAL;
+	}
 	devexcl_leaf_cache = KMEM_CACHE(devexcl_leaf, SLAB_ACCOUNT);
 	if (!devexcl_leaf_cache)
 		return -ENOMEM;
@@ -2690,6 +3597,7 @@ static int __init devexcl_init(void)
 
 		device->id = i;
 		snprintf(device->name, sizeof(device->name), "devexcl%u", i);
+		devexcl_engines_init(device);
 		device->misc.minor = MISC_DYNAMIC_MINOR;
 		device->misc.name = device->name;
 		device->misc.fops = &devexcl_fops;

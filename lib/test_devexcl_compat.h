@@ -10,6 +10,8 @@
 #define _TEST_DEVEXCL_COMPAT_H
 
 #include <linux/err.h>
+#include <linux/eventfd.h>
+#include <linux/kcov.h>
 #include <linux/fault-inject.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
@@ -22,6 +24,15 @@
 #else
 #define devexcl_gup_remote(mm, addr, nr, flags, pages, locked)		\
 	get_user_pages_remote(mm, addr, nr, flags, pages, NULL, locked)
+#endif
+
+/* A number, or a structure. */
+#define devexcl_kcov_handle	typeof(kcov_common_handle())
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#define devexcl_eventfd_signal(eventfd)	eventfd_signal(eventfd)
+#else
+#define devexcl_eventfd_signal(eventfd)	eventfd_signal(eventfd, 1)
 #endif
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)

@@ -29,6 +29,13 @@
 		{ DEVEXCL_OWNER_OWN,	 "own" },			\
 		{ DEVEXCL_OWNER_FOREIGN, "foreign" })
 
+#define show_devexcl_pattern(pattern)					\
+	__print_symbolic(pattern,					\
+		{ DEVEXCL_PATTERN_WORD,	  "word" },			\
+		{ DEVEXCL_PATTERN_STRIDE, "stride" },			\
+		{ DEVEXCL_PATTERN_RANDOM, "random" },			\
+		{ DEVEXCL_PATTERN_CHASE,  "chase" })
+
 /* One page was made exclusive (ret 0), or could not be. */
 TRACE_EVENT(devexcl_acquire,
 	TP_PROTO(const void *ctx, unsigned long addr, int ret),
@@ -115,6 +122,64 @@ TRACE_EVENT(devexcl_retry,
 	),
 	TP_printk("ctx=%p addr=%#lx round=%u", __entry->ctx, __entry->addr,
 		  __entry->round)
+);
+
+/* An engine begins to work on a job. */
+TRACE_EVENT(devexcl_job_begin,
+	TP_PROTO(const void *ctx, const struct devexcl_submit *job),
+	TP_ARGS(ctx, job),
+	TP_STRUCT__entry(
+		__field(const void *, ctx)
+		__field(u64, addr)
+		__field(u64, length)
+		__field(u64, count)
+		__field(u64, repeat)
+		__field(u32, id)
+		__field(u32, engine)
+		__field(u32, pattern)
+		__field(u8, op)
+		__field(u8, width)
+	),
+	TP_fast_assign(
+		__entry->ctx = ctx;
+		__entry->addr = job->addr;
+		__entry->length = job->length;
+		__entry->count = job->count;
+		__entry->repeat = job->repeat;
+		__entry->id = job->id;
+		__entry->engine = job->engine;
+		__entry->pattern = job->pattern;
+		__entry->op = job->op;
+		__entry->width = job->width;
+	),
+	TP_printk("ctx=%p job=%u engine=%u pattern=%s addr=%#llx length=%#llx op=%u width=%u count=%llu repeat=%llu",
+		  __entry->ctx, __entry->id, __entry->engine,
+		  show_devexcl_pattern(__entry->pattern), __entry->addr,
+		  __entry->length, __entry->op, __entry->width,
+		  __entry->count, __entry->repeat)
+);
+
+/* A job has ended. */
+TRACE_EVENT(devexcl_job_end,
+	TP_PROTO(const void *ctx, const struct devexcl_submit *job, int status,
+		 u64 done),
+	TP_ARGS(ctx, job, status, done),
+	TP_STRUCT__entry(
+		__field(const void *, ctx)
+		__field(u64, done)
+		__field(u32, id)
+		__field(u32, engine)
+		__field(int, status)
+	),
+	TP_fast_assign(
+		__entry->ctx = ctx;
+		__entry->done = done;
+		__entry->id = job->id;
+		__entry->engine = job->engine;
+		__entry->status = status;
+	),
+	TP_printk("ctx=%p job=%u engine=%u status=%d done=%llu", __entry->ctx,
+		  __entry->id, __entry->engine, __entry->status, __entry->done)
 );
 
 #endif /* _TEST_DEVEXCL_TRACE_H */

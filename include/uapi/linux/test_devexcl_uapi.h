@@ -28,7 +28,7 @@
  *	EINVAL	size too small, unknown flag, reserved field not zero, bad value
  *	E2BIG	size larger than the kernel knows, and the surplus is not zero
  *	EPERM	the caller's address space is not the one that the context is
- *		bound to (all ioctls but INFO and STATS)
+ *		bound to (all ioctls but INFO, STATS, WAIT and CANCEL)
  *	ESRCH	the context's address space is gone (likewise)
  *	EINTR	a signal came before any progress was made
  *	ENOMEM	out of memory, or over the limit of the memory cgroup
@@ -61,6 +61,9 @@
 #define DEVEXCL_STATS		_IO(DEVEXCL_IOC_TYPE, 0x08)
 #define DEVEXCL_INJECT		_IO(DEVEXCL_IOC_TYPE, 0x09)
 #define DEVEXCL_BREAKPOINT	_IO(DEVEXCL_IOC_TYPE, 0x0a)
+#define DEVEXCL_SUBMIT		_IO(DEVEXCL_IOC_TYPE, 0x0b)
+#define DEVEXCL_WAIT		_IO(DEVEXCL_IOC_TYPE, 0x0c)
+#define DEVEXCL_CANCEL		_IO(DEVEXCL_IOC_TYPE, 0x0d)
 
 /**
  * enum devexcl_cause - why an MMU notifier was called
@@ -127,6 +130,10 @@ enum devexcl_cause {
  * @broken: out: DEVEXCL_BROKEN_* modes that DEVEXCL_INJECT knows
  * @points: out: bit n is set if &enum devexcl_point n is known
  * @faults: out: bit n is set if &enum devexcl_fault n is known
+ * @nengines: out: engines that the device has
+ * @max_jobs: out: jobs a context can have, those included that have ended and
+ *	that nobody has waited for
+ * @patterns: out: bit n is set if &enum devexcl_pattern n is known
  */
 struct devexcl_info {
 	__u32 size;
@@ -144,6 +151,9 @@ struct devexcl_info {
 	__aligned_u64 broken;
 	__aligned_u64 points;
 	__aligned_u64 faults;
+	__u32 nengines;
+	__u32 max_jobs;
+	__aligned_u64 patterns;
 };
 
 /* Do not put the notifier calls that we caused ourselves into the stream. */
@@ -434,6 +444,10 @@ enum devexcl_error {
  * @lost: out: exclusive pages taken from the device by &enum devexcl_cause
  * @errors: out: errors of pages, operations and copies by
  *	&enum devexcl_error
+ * @jobs: out: jobs now: queued, running, or ended and not waited for
+ * @jobs_submitted: out: by DEVEXCL_SUBMIT
+ * @jobs_completed: out: jobs that have ended by themselves, well or not
+ * @jobs_cancelled: out: jobs that have ended with ECANCELED
  */
 struct devexcl_stats {
 	__u32 size;
@@ -452,6 +466,10 @@ struct devexcl_stats {
 	__aligned_u64 calls[DEVEXCL_CAUSE_NR];
 	__aligned_u64 lost[DEVEXCL_CAUSE_NR];
 	__aligned_u64 errors[DEVEXCL_ERROR_NR];
+	__aligned_u64 jobs;
+	__aligned_u64 jobs_submitted;
+	__aligned_u64 jobs_completed;
+	__aligned_u64 jobs_cancelled;
 };
 
 /*
@@ -504,6 +522,9 @@ struct devexcl_stats {
  * @DEVEXCL_FAULT_SEQUENCE: the sequence has moved; work begins anew
  * @DEVEXCL_FAULT_COPY_IN: memory of the caller is not readable: EFAULT
  * @DEVEXCL_FAULT_COPY_OUT: memory of the caller is not writable: EFAULT
+ * @DEVEXCL_FAULT_JOB: memory for a job: ENOMEM
+ * @DEVEXCL_FAULT_ENGINE: the thread of an engine, if there is none yet: ENOMEM
+ * @DEVEXCL_FAULT_WAIT: the wait for a job: EINTR, as by a signal
  * @DEVEXCL_FAULT_NR: number of them
  *
  * These are also the places where the kernel's fault injection can make the
@@ -529,7 +550,10 @@ enum devexcl_fault {
 	DEVEXCL_FAULT_SEQUENCE		= 14,
 	DEVEXCL_FAULT_COPY_IN		= 15,
 	DEVEXCL_FAULT_COPY_OUT		= 16,
-	DEVEXCL_FAULT_NR		= 17,
+	DEVEXCL_FAULT_JOB		= 17,
+	DEVEXCL_FAULT_ENGINE		= 18,
+	DEVEXCL_FAULT_WAIT		= 19,
+	DEVEXCL_FAULT_NR		= 20,
 };
 
 /**
@@ -633,12 +657,196 @@ struct devexcl_breakpoint {
 };
 
 /**
+ * enum devexcl_pattern - where the operations of a job go
+ * @DEVEXCL_PATTERN_WORD: always the same word: @length is @width
+ * @DEVEXCL_PATTERN_STRIDE: operation i goes to
+ *	@addr + (i * @stride) % @length
+ * @DEVEXCL_PATTERN_RANDOM: operation i goes to the word of @width bytes number
+ *	(r * (@length / @width)) >> 64, where r is output i of splitmix64 that
+ *	began with the state @seed
+ * @DEVEXCL_PATTERN_CHASE: to the nodes of a linked list, the first one at
+ *	@addr. A node begins with a 64-bit word, the address of the next node or
+ *	0; operation i goes to the word @stride bytes after the beginning of
+ *	node i. The link is read before the operation is carried out, by an OR
+ *	with 0, which does not count
+ * @DEVEXCL_PATTERN_NR: number of patterns
+ */
+enum devexcl_pattern {
+	DEVEXCL_PATTERN_WORD	= 0,
+	DEVEXCL_PATTERN_STRIDE	= 1,
+	DEVEXCL_PATTERN_RANDOM	= 2,
+	DEVEXCL_PATTERN_CHASE	= 3,
+	DEVEXCL_PATTERN_NR	= 4,
+};
+
+/* As DEVEXCL_ATOMIC_ACQUIRE and DEVEXCL_ATOMIC_GAP. */
+#define DEVEXCL_SUBMIT_ACQUIRE		(1U << 0)
+#define DEVEXCL_SUBMIT_GAP		(1U << 1)
+/* Signal @eventfd when the job has ended. */
+#define DEVEXCL_SUBMIT_EVENTFD		(1U << 2)
+
+/* The engine that has the least to do. */
+#define DEVEXCL_ENGINE_ANY		(~0U)
+
+/**
+ * struct devexcl_submit - DEVEXCL_SUBMIT: have an engine work
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_SUBMIT_*
+ * @addr: in: first byte of what the job works on, a multiple of @width; of 8
+ *	for CHASE
+ * @length: in: bytes, a multiple of @width; the whole is inside one mirror
+ * @count: in: operations of a pass, not 0
+ * @repeat: in: passes, not 0; each does the same again
+ * @stride: in: bytes, a multiple of @width. STRIDE: less than @length, not 0;
+ *	CHASE: less than a page; else must be 0
+ * @seed: in: of RANDOM; else must be 0
+ * @operand: in: the operand; only its low @width bytes count
+ * @compare: in: the expected value of CMPXCHG, likewise; for any operation,
+ *	the value that is looked for to count @matched of &struct devexcl_wait
+ * @op: in: &enum devexcl_op
+ * @width: in: 1, 2, 4 or 8 bytes
+ * @pattern: in: &enum devexcl_pattern
+ * @engine: in: number of the engine, or DEVEXCL_ENGINE_ANY
+ * @gap_ns: in: with DEVEXCL_SUBMIT_GAP, nanoseconds between load and store,
+ *	at most max_gap_ns; else must be 0
+ * @eventfd: in: with DEVEXCL_SUBMIT_EVENTFD, a file of eventfd(2); else must
+ *	be 0
+ * @id: out: number of the job in this context, not 0
+ * @reserved: must be 0
+ *
+ * The call returns at once. Jobs of one engine run one after the other, in the
+ * order in which they were submitted, by whichever context of the device; jobs
+ * of different engines run at the same time. A job is a series of operations
+ * as by ATOMIC, which ends at the first one that fails; CHASE ends a pass also
+ * at the end of the list.
+ *
+ * When a job has ended, it makes a JOB record in the event stream (which
+ * poll(2) tells of), adds 1 to its eventfd, and lets WAIT return; all at
+ * once. Closing the context cancels its jobs, and returns after the last one
+ * has ended. While the job waits for a page to be faulted in, by a handler of
+ * userfaultfd perhaps, the address space stays, even if its owner exits.
+ *
+ * Errors: EINVAL for what does not keep to the above, EOVERFLOW and ENXIO as
+ * for ranges of pages, EBADF (or EINVAL) if @eventfd is none, ENOSPC if there
+ * are max_jobs.
+ */
+struct devexcl_submit {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 count;
+	__aligned_u64 repeat;
+	__aligned_u64 stride;
+	__aligned_u64 seed;
+	__aligned_u64 operand;
+	__aligned_u64 compare;
+	__u8 op;
+	__u8 width;
+	__u16 pattern;
+	__u32 engine;
+	__u32 gap_ns;
+	__s32 eventfd;
+	__u32 id;
+	__u32 reserved;
+};
+
+/**
+ * enum devexcl_job_state - how far a job is
+ * @DEVEXCL_JOB_QUEUED: others of the engine come first
+ * @DEVEXCL_JOB_RUNNING: the engine works on it
+ * @DEVEXCL_JOB_ENDED: it does not any more
+ */
+enum devexcl_job_state {
+	DEVEXCL_JOB_QUEUED	= 0,
+	DEVEXCL_JOB_RUNNING	= 1,
+	DEVEXCL_JOB_ENDED	= 2,
+};
+
+/* No timeout (struct devexcl_wait.timeout_ns). */
+#define DEVEXCL_WAIT_FOREVER		(~0ULL)
+
+/**
+ * struct devexcl_wait - DEVEXCL_WAIT: wait for the end of a job, or look at it
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @timeout_ns: in: how long to wait, nanoseconds; 0: only look
+ * @id: in: number of the job
+ * @state: out: &enum devexcl_job_state
+ * @status: out: of a job that has ended, 0 or the negative errno why
+ * @engine: out: number of the engine
+ * @done: out: operations carried out
+ * @passes: out: passes completed
+ * @matched: out: operations that found the value @compare; of CMPXCHG, those
+ *	that have exchanged it
+ * @sum: out: sum of all values found, modulo 2^64
+ * @last: out: value that the last operation found
+ * @acquired: out: times that a page had to be acquired first
+ * @run_ns: out: for how long the engine has worked on it, nanoseconds
+ *
+ * All numbers are of the same moment. They are told also if the call fails
+ * with ETIME or EINTR, and grow by up to 256 operations at a time.
+ *
+ * If the job has ended, the call returns 0, and the job is forgotten. May be
+ * called from any address space.
+ *
+ * Errors: ENOENT if there is no such job (any more), ETIME if it has not ended
+ * in time (also with a timeout of 0), EINTR.
+ *
+ * A job's @status can be any error of &struct devexcl_atomic_op, and
+ *
+ *	ECANCELED	it was cancelled before it was done
+ *	ESRCH		the address space is gone
+ *	ENXIO		CHASE: a node was not inside the range; or it was
+ *			unmirrored
+ *	EINVAL		CHASE: a link is not a multiple of 8
+ */
+struct devexcl_wait {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 timeout_ns;
+	__u32 id;
+	__u32 state;
+	__s32 status;
+	__u32 engine;
+	__aligned_u64 done;
+	__aligned_u64 passes;
+	__aligned_u64 matched;
+	__aligned_u64 sum;
+	__aligned_u64 last;
+	__aligned_u64 acquired;
+	__aligned_u64 run_ns;
+};
+
+/**
+ * struct devexcl_cancel - DEVEXCL_CANCEL: have a job end now
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @id: in: number of the job
+ * @reserved: must be 0
+ *
+ * A queued job ends with ECANCELED before the call returns. One that runs is
+ * told to, wherever it is, also if it waits for a page or at a breakpoint; it
+ * ends soon, with ECANCELED if there was anything left to do. May be called
+ * from any address space.
+ *
+ * Errors: ENOENT if there is no such job (any more), EALREADY if it has ended.
+ */
+struct devexcl_cancel {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 reserved;
+};
+
+/**
  * enum devexcl_event_type - what an event record tells
  * @DEVEXCL_EVENT_INVALIDATE: a notifier was called
  * @DEVEXCL_EVENT_ACQUIRE: the device made a run of pages exclusive
  * @DEVEXCL_EVENT_RELEASE: the device let go by itself: RELEASE or UNMIRROR
  * @DEVEXCL_EVENT_MAP: the device mapped a run of pages for COPY
  * @DEVEXCL_EVENT_LOST: records are missing here, for want of space
+ * @DEVEXCL_EVENT_JOB: a job has ended
  */
 enum devexcl_event_type {
 	DEVEXCL_EVENT_INVALIDATE	= 0,
@@ -646,6 +854,7 @@ enum devexcl_event_type {
 	DEVEXCL_EVENT_RELEASE		= 2,
 	DEVEXCL_EVENT_MAP		= 3,
 	DEVEXCL_EVENT_LOST		= 4,
+	DEVEXCL_EVENT_JOB		= 5,
 };
 
 /**
@@ -672,6 +881,8 @@ enum devexcl_owner {
  * @mirror: id of the mirror
  * @exclusive: exclusive pages that were dropped, or acquired
  * @shared: other mappings that were dropped, or made
+ * @job: id of the job, of a JOB record
+ * @status: 0 or the negative errno, of a JOB record
  * @lost: records missing, of a LOST record; else 0
  *
  * read(2) returns whole records, at least one; it blocks while there is none
@@ -687,8 +898,14 @@ struct devexcl_event {
 	__u32 cause;
 	__u32 owner;
 	__u32 mirror;
-	__u32 exclusive;
-	__u32 shared;
+	union {
+		__u32 exclusive;
+		__u32 job;
+	};
+	union {
+		__u32 shared;
+		__s32 status;
+	};
 	__aligned_u64 lost;
 };
 

@@ -63,6 +63,9 @@ union args {
 	struct devexcl_stats stats;
 	struct devexcl_inject inject;
 	struct devexcl_breakpoint breakpoint;
+	struct devexcl_submit submit;
+	struct devexcl_wait wait;
+	struct devexcl_cancel cancel;
 	char bytes[1 << 17];	/* more than a page */
 };
 
@@ -75,6 +78,7 @@ union args {
  * @reserved: offset of a 32-bit field that must be zero, or 0
  * @any_mm: works from any address space
  * @pages: takes a range of pages of a mirror
+ * @works: what it returns if it works; there may be no job
  */
 struct call {
 	const char *name;
@@ -84,6 +88,7 @@ struct call {
 	size_t reserved;
 	bool any_mm;
 	bool pages;
+	int works;
 };
 
 /* In an order in which all of them succeed, one after the other. */
@@ -140,6 +145,26 @@ static const struct call calls[] = {
 		.cmd = DEVEXCL_BREAKPOINT,
 		.size = sizeof(struct devexcl_breakpoint),
 		.reserved = offsetof(struct devexcl_breakpoint, reserved),
+	}, {
+		.name = "SUBMIT",
+		.cmd = DEVEXCL_SUBMIT,
+		.size = sizeof(struct devexcl_submit),
+		.flags = DEVEXCL_SUBMIT_ACQUIRE | DEVEXCL_SUBMIT_GAP |
+			 DEVEXCL_SUBMIT_EVENTFD,
+		.reserved = offsetof(struct devexcl_submit, reserved),
+	}, {
+		.name = "WAIT",
+		.cmd = DEVEXCL_WAIT,
+		.size = sizeof(struct devexcl_wait),
+		.any_mm = true,
+		.works = -ENOENT,
+	}, {
+		.name = "CANCEL",
+		.cmd = DEVEXCL_CANCEL,
+		.size = sizeof(struct devexcl_cancel),
+		.reserved = offsetof(struct devexcl_cancel, reserved),
+		.any_mm = true,
+		.works = -ENOENT,
 	}, {
 		.name = "UNMIRROR",
 		.cmd = DEVEXCL_UNMIRROR,
@@ -208,6 +233,13 @@ static union args *good_args(const struct call *call, const struct mem *mem,
 		args.breakpoint.point = DEVEXCL_POINT_RELEASE;
 		args.breakpoint.pass = UINT32_MAX;
 		break;
+	case DEVEXCL_SUBMIT:
+		args.flags = DEVEXCL_SUBMIT_ACQUIRE;
+		set_range(&args, mem->p, sizeof(word));
+		args.submit.count = 1;
+		args.submit.repeat = 1;
+		args.submit.width = sizeof(word);
+		break;
 	}
 	return &args;
 }
@@ -215,6 +247,17 @@ static union args *good_args(const struct call *call, const struct mem *mem,
 static union args *args_of(FIXTURE_DATA(abi) *self, const struct call *call)
 {
 	return good_args(call, &self->mem, &self->spare);
+}
+
+/* Wait for the job that was submitted last. */
+static int undo_submit(FIXTURE_DATA(abi) *self)
+{
+	struct devexcl_stats stats;
+	struct devexcl_wait wait;
+
+	dev_stats(&self->dev, &stats);
+	return dev_wait(&self->dev, stats.jobs_submitted,
+			DEVEXCL_WAIT_FOREVER, &wait) ?: wait.status;
 }
 
 /* Make as if a call that succeeded had not been made. */
@@ -233,6 +276,8 @@ static int undo_call(FIXTURE_DATA(abi) *self, const struct call *call)
 		return 0;
 	case DEVEXCL_INJECT:
 		return dev_inject(&self->dev, 0, 0);
+	case DEVEXCL_SUBMIT:
+		return undo_submit(self);
 	default:
 		return 0;
 	}
@@ -311,7 +356,8 @@ TEST_F(abi, calls_work)
 	for_each_call(call) {
 		union args *args = args_of(self, call);
 
-		ASSERT_EQ(0, dev_ioctl(self->dev.fd, call->cmd, args))
+		ASSERT_EQ(call->works,
+			  dev_ioctl(self->dev.fd, call->cmd, args))
 			TH_LOG("%s", call->name);
 		EXPECT_EQ(call->size, args->size);
 	}
@@ -347,7 +393,8 @@ TEST_F(abi, size_long_zero_tail)
 			union args *args = args_of(self, call);
 
 			args->size = sizes[i];
-			ASSERT_EQ(0, dev_ioctl(self->dev.fd, call->cmd, args))
+			ASSERT_EQ(call->works,
+				  dev_ioctl(self->dev.fd, call->cmd, args))
 				TH_LOG("%s", call->name);
 			EXPECT_EQ(sizes[i], args->size);
 			ASSERT_EQ(0, undo_call(self, call));
@@ -525,7 +572,8 @@ TEST_F(abi, struct_misaligned)
 		char *p = self->spare.p + 1;
 
 		memcpy(p, args_of(self, call), call->size);
-		ASSERT_EQ(0, dev_ioctl(self->dev.fd, call->cmd, p))
+		ASSERT_EQ(call->works,
+			  dev_ioctl(self->dev.fd, call->cmd, p))
 			TH_LOG("%s", call->name);
 	}
 }
@@ -592,6 +640,9 @@ TEST_F(abi, info)
 	EXPECT_LT(0, info->max_gap_ns);
 	EXPECT_GT(DEVEXCL_CAUSE_NR, info->restore_cause);
 	EXPECT_EQ((1ULL << DEVEXCL_OP_NR) - 1, info->ops);
+	EXPECT_LT(0, info->nengines);
+	EXPECT_LT(0, info->max_jobs);
+	EXPECT_EQ((1ULL << DEVEXCL_PATTERN_NR) - 1, info->patterns);
 
 	/* As many devices as it says, and each knows its number. */
 	EXPECT_EQ(-ENOENT, dev_open(&other, info->ndevices));
@@ -1363,7 +1414,7 @@ static const char *check_elsewhere(int fd, const struct mem *mem,
 		union args *args = good_args(call, mem, spare);
 		int ret = dev_ioctl(fd, call->cmd, args);
 
-		if (ret != (call->any_mm ? 0 : error))
+		if (ret != (call->any_mm ? call->works : error))
 			return say_why("%s is %d", call->name, ret);
 	}
 	return NULL;

@@ -35,7 +35,7 @@ static void check(int ok, const char *what)
 /* The layout must be that of 64-bit callers. */
 static void check_layout(void)
 {
-	check(sizeof(struct devexcl_info) == 80, "size of devexcl_info");
+	check(sizeof(struct devexcl_info) == 96, "size of devexcl_info");
 	check(sizeof(struct devexcl_mirror) == 32, "size of devexcl_mirror");
 	check(sizeof(struct devexcl_acquire) == 48, "size of devexcl_acquire");
 	check(sizeof(struct devexcl_release) == 32, "size of devexcl_release");
@@ -47,6 +47,9 @@ static void check_layout(void)
 	check(sizeof(struct devexcl_inject) == 32, "size of devexcl_inject");
 	check(sizeof(struct devexcl_breakpoint) == 40,
 	      "size of devexcl_breakpoint");
+	check(sizeof(struct devexcl_submit) == 96, "size of devexcl_submit");
+	check(sizeof(struct devexcl_wait) == 88, "size of devexcl_wait");
+	check(sizeof(struct devexcl_cancel) == 16, "size of devexcl_cancel");
 	check(sizeof(struct devexcl_event) == 64, "size of devexcl_event");
 }
 
@@ -131,6 +134,44 @@ static void add(int fd, uint64_t *word)
 	check(op.old == 42, "old value");
 }
 
+/* An engine adds what add() did once more, and takes it away again. */
+static void run_job(int fd, uint64_t *word, unsigned int op)
+{
+	struct devexcl_submit job = {
+		.size = sizeof(job),
+		.addr = (uintptr_t)word,
+		.length = sizeof(*word),
+		.count = 1ULL << 10,
+		.repeat = 1,
+		.operand = 1ULL << 30,
+		.op = op,
+		.width = sizeof(*word),
+		.engine = DEVEXCL_ENGINE_ANY,
+	};
+	struct devexcl_wait wait = {
+		.size = sizeof(wait),
+		.timeout_ns = DEVEXCL_WAIT_FOREVER,
+	};
+
+	check(!ioctl(fd, DEVEXCL_SUBMIT, &job), "SUBMIT");
+	wait.id = job.id;
+	check(!ioctl(fd, DEVEXCL_WAIT, &wait), "WAIT");
+	check(!wait.status && wait.done == job.count, "job done");
+	wait.id = job.id;
+	check(ioctl(fd, DEVEXCL_WAIT, &wait) && errno == ENOENT,
+	      "WAIT once more");
+}
+
+static void cancel(int fd)
+{
+	struct devexcl_cancel arg = {
+		.size = sizeof(arg),
+		.id = 4711,
+	};
+
+	check(ioctl(fd, DEVEXCL_CANCEL, &arg) && errno == ENOENT, "CANCEL");
+}
+
 static void copy(int fd, const uint64_t *word)
 {
 	uint64_t value = 0;
@@ -184,7 +225,8 @@ static void stats(int fd)
 
 	check(!ioctl(fd, DEVEXCL_STATS, &arg), "STATS");
 	check(arg.acquired == PAGES, "STATS: pages acquired");
-	check(arg.ops == 1, "STATS: operations");
+	check(arg.ops == 1 + (2 << 10), "STATS: operations");
+	check(arg.jobs_completed == 2, "STATS: jobs");
 	check(!arg.held, "STATS: pages held");
 }
 
@@ -220,6 +262,9 @@ int main(void)
 	acquire(fd, p, PAGES * page);
 	query(fd, p, PAGES * page);
 	add(fd, word);
+	run_job(fd, word, DEVEXCL_OP_ADD);
+	run_job(fd, word, DEVEXCL_OP_SUB);
+	cancel(fd);
 	copy(fd, word);
 	release(fd, p, PAGES * page);
 	check(__atomic_load_n(word, __ATOMIC_RELAXED) == 42 + (1ULL << 40),

@@ -283,6 +283,44 @@ int dev_fail_nth(struct dev *dev, unsigned int nth,
 	return dev_ioctl(dev->fd, DEVEXCL_INJECT, inject);
 }
 
+long dev_submit(struct dev *dev, const struct devexcl_submit *job)
+{
+	struct devexcl_submit arg = *job;
+	int ret;
+
+	arg.size = sizeof(arg);
+	if (!arg.width)
+		arg.width = sizeof(uint64_t);
+	if (!arg.length)
+		arg.length = arg.width;
+	if (!arg.count)
+		arg.count = 1;
+	if (!arg.repeat)
+		arg.repeat = 1;
+	ret = dev_ioctl(dev->fd, DEVEXCL_SUBMIT, &arg);
+	return ret ?: (long)arg.id;
+}
+
+int dev_wait(struct dev *dev, uint32_t job, uint64_t timeout_ns,
+	     struct devexcl_wait *result)
+{
+	memset(result, 0, sizeof(*result));
+	result->size = sizeof(*result);
+	result->id = job;
+	result->timeout_ns = timeout_ns;
+	return dev_ioctl(dev->fd, DEVEXCL_WAIT, result);
+}
+
+int dev_cancel(struct dev *dev, uint32_t job)
+{
+	struct devexcl_cancel arg = {
+		.size = sizeof(arg),
+		.id = job,
+	};
+
+	return dev_ioctl(dev->fd, DEVEXCL_CANCEL, &arg);
+}
+
 int dev_break(struct dev *dev, unsigned int point, const void *p)
 {
 	struct devexcl_breakpoint arg = {

@@ -147,6 +147,19 @@ int dev_inject(struct dev *dev, unsigned int broken, unsigned int retries);
 int dev_fail_nth(struct dev *dev, unsigned int nth,
 		 struct devexcl_inject *inject);
 /*
+ * Give an engine a job; what is not given is filled in: an engine, one pass,
+ * one operation of 64 bits, on one word if there is no length. The number of
+ * the job or -errno.
+ */
+long dev_submit(struct dev *dev, const struct devexcl_submit *job);
+/*
+ * Wait for a job, for @timeout_ns. If it has ended, it is forgotten. 0 or
+ * -errno; @result holds the progress also if the time is over.
+ */
+int dev_wait(struct dev *dev, uint32_t job, uint64_t timeout_ns,
+	     struct devexcl_wait *result);
+int dev_cancel(struct dev *dev, uint32_t job);
+/*
  * Stop the next thread of the device that comes to an enum devexcl_point for
  * the page at @p (NULL: for any). Returns a file to wait on and to close, which
  * lets the thread go on; or -errno.
