@@ -3,99 +3,301 @@
  * Every order of what the device does and what the rest of mm does
  *
  * One of the two is stopped at a point (DEVEXCL_BREAKPOINT), the other does its
- * work, or as much of it as it can, and then the first goes on. Whatever the
- * order: both come to an end, what each wrote is there, and device and CPU
- * agree on who has the page.
+ * work, or as much of it as it can, and then the first goes on. An operation of
+ * mm is a row (struct operation), a point is a column (struct point), and each
+ * cell is an order of the two. What must come of it follows from what is known
+ * of the row and of the column: see outcome_of(). In each cell these claims are
+ * made:
+ *
+ * - who comes second either ends while the first is stopped, or waits for it,
+ *   whichever it has to; what is stopped or waits has unmapped nothing
+ * - both come to an end, and return what they must
+ * - the device began anew (retries) if somebody was there in between, and only
+ *   then; it never has a page that is not the right one any more
+ * - pages were taken from the device for the right cause, each once
+ * - nothing that was written is lost, and who looked has seen what was there
+ * - device and CPU agree on who has the page, and nobody else has lost one
+ * - in the end references and mappings of all pages are as at first
  */
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
-#include "devexcl_test.h"
+#include "../kselftest.h"
+#include "devexcl_cells.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
+#ifndef MADV_COLD
+#define MADV_COLD		20
+#define MADV_PAGEOUT		21
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL	102
+#define MADV_GUARD_REMOVE	103
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE	0x100000
 #endif
 
-#define PAGES		4
-#define TARGET		1	/* the page that both want; the others are held */
 #define SECONDS		60	/* until something should have happened */
+
+/* The page that both want. The device holds those next to it. */
+#define PAGES		4
+#define TARGET		1
+#define NEIGHBOURS	2
 
 #define DEVICE_ADDS	1
 #define OTHERS_ADD	0x100
+#define THIRD_ADDS	0x10000
 
-FIXTURE(order) {
-	struct dev dev;
-	struct dev other;
-	struct mem mem;
-	struct mem away;	/* where mremap() moves the page */
-	uint64_t *word;
-	uint64_t was;
+struct order;
+typedef int (*work_fn)(struct order *order);
+
+/* What is known of an operation */
+
+/* The notifier is called for an ordinary page, too. */
+#define CALLS		(1U << 0)
+/* ... unless the machine lacks something. */
+#define MAY_CALL	(1U << 1)
+/* It passes over an exclusive page, and nobody is told. */
+#define PASSES_OVER	(1U << 2)
+/* It needs the mmap_lock for writing. */
+#define WANTS_MMAP	(1U << 3)
+/* It touches the page: it needs the folio lock before the notifier is called. */
+#define WANTS_FOLIO	(1U << 4)
+/* It reaches the neighbours as well. */
+#define REACHES_ALL	(1U << 5)
+/* It looks at the word. */
+#define LOOKS		(1U << 6)
+/* It is another device, or another context, and has the page in the end. */
+#define OTHER_GETS	(1U << 7)
+/* It is the device itself, by another thread: no notifier is called. */
+#define OWN		(1U << 8)
+/* ... which lets go of the page. */
+#define OWN_RELEASE	(1U << 9)
+/* ... which takes the mirror down. */
+#define OWN_UNMIRROR	(1U << 10)
+/* ... which closes the context, that there is no asking afterwards. */
+#define OWN_CLOSE	(1U << 11)
+/* Who waits for it can come in between, where the page is (not) accessible. */
+#define IN_BETWEEN	(1U << 12)
+
+/* What is there afterwards is new: zeros, or what was written since. */
+#define FRESH		(1U << 13)
+/* The mapping is gone when the notifier is called, and nobody kept out. */
+#define GONE_FIRST	(1U << 14)
+
+/**
+ * struct operation - a row
+ * @name: its name
+ * @work: does it: 0 or a negative errno
+ * @then: what another thread does when that has begun; may be NULL
+ * @undo: makes the page accessible again where it was; may be NULL
+ * @traits: see above
+ * @causes: for which it takes an exclusive page
+ * @adds: to the word
+ * @error: that the device gets when it comes afterwards, or 0
+ * @other_context: @other is a context of the same device
+ */
+struct operation {
+	const char *name;
+	work_fn work;
+	work_fn then;
+	work_fn undo;
+	unsigned int traits;
+	uint32_t causes;
+	uint64_t adds;
+	int error;
+	bool other_context;
 };
 
-typedef int (*work_fn)(FIXTURE_DATA(order) *self);
+/* The causes of a CPU fault, which depend on the kernel. */
+#define BY_FAULT	(1U << 31)
+
+/* Which it is of the points that a column can be of. */
+enum where {
+	FAULTED,
+	SAMPLED,
+	MADE,
+	CHECK,
+	INSTALL,
+	STORE,
+	RELEASE,
+	COPY_FAULTED,
+	COPY_SAMPLED,
+	COPY_CHECK,
+	COPY_INSTALL,
+	REVOKING,
+	REVOKED,
+};
+
+/* Who tries what while mm is stopped. */
+enum trial {
+	NO_TRIAL,	/* it is the device that is stopped */
+	BY_DEVICE,
+	BY_OTHER,
+	BY_COPY,
+	BY_RELEASE,
+	BY_UNMIRROR,
+};
+
+/**
+ * struct point - a column
+ * @name: its name
+ * @where: enum where
+ * @point: at which somebody is stopped
+ * @deed: what the device does
+ * @held: the device has the page at first
+ * @trial: if it is mm that is stopped, what @deed is
+ */
+struct point {
+	const char *name;
+	enum where where;
+	enum devexcl_point point;
+	work_fn deed;
+	bool held;
+	enum trial trial;
+};
 
 /**
  * struct worker - a thread that does one thing
- * @self: the fixture
+ * @order: for it
  * @work: what
  * @thread: itself
  * @begin: it waits for this
+ * @ready: it is there
+ * @end: it has done it
  * @stat: its file in /proc
  * @working: it has begun
  * @done: it has done it
  * @ret: what came of it
  */
 struct worker {
-	FIXTURE_DATA(order) *self;
+	struct order *order;
 	work_fn work;
 	pthread_t thread;
 	struct gate begin;
+	struct gate ready;
+	struct gate end;
 	int stat;
 	bool working;
 	bool done;
 	int ret;
 };
 
-static void *run_worker(void *arg)
-{
-	struct worker *worker = arg;
+/**
+ * struct order - a cell at work
+ * @op: the row
+ * @point: the column
+ * @dev: the device that is stopped, or that mm is stopped in the notifier of
+ * @other: another device, or another context
+ * @mem: the memory
+ * @away: where mremap() moves the page
+ * @word: what all work on
+ * @was: what was in it
+ * @pfn: of the page, if the device has it at first
+ * @added: what the device, or who else tried something, has added
+ * @seen: what who looked has seen
+ * @before: counters of @dev
+ * @stop: the breakpoint
+ * @device: thread that does the deed
+ * @mm: thread that does the operation
+ * @second: thread that does what comes then
+ */
+struct order {
+	const struct operation *op;
+	const struct point *point;
+	struct dev dev;
+	struct dev other;
+	struct mem mem;
+	struct mem away;
+	uint64_t *word;
+	uint64_t was;
+	uint64_t pfn;
+	uint64_t added;
+	uint64_t seen;
+	struct devexcl_stats before;
+	int stop;
+	struct worker device;
+	struct worker mm;
+	struct worker second;
+};
 
-	__atomic_store_n(&worker->stat,
-			 open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC),
-			 __ATOMIC_SEQ_CST);
-	gate_wait(&worker->begin);
-	__atomic_store_n(&worker->working, true, __ATOMIC_SEQ_CST);
-	worker->ret = worker->work(worker->self);
-	__atomic_store_n(&worker->done, true, __ATOMIC_SEQ_CST);
-	return NULL;
+static char *target(struct order *order)
+{
+	return page_of(&order->mem, TARGET);
 }
+
+/* Threads */
 
 /*
  * While somebody has stopped who has the mmap_lock no thread can be made, and
  * in the middle of a fork() not even a variable be written or a page of the
- * program be read for the first time. So threads are made before that, the
- * program is in memory, and system calls are made without the C library, which
- * notes something for each.
+ * program be read for the first time. So threads are made before that, have
+ * their stacks, and the program is in memory; system calls are made without the
+ * C library, which notes something for each.
  */
 extern const char __executable_start[], etext[];
 
-static void load_program(void)
+static const char *load_program(void)
 {
-	const char *p;
+	uintptr_t start = (uintptr_t)__executable_start & -page_size();
 
-	for (p = __executable_start; p < etext; p += page_size())
-		READ_MEM(p);
+	return must("populate", madvise((void *)start, (uintptr_t)etext - start,
+					MADV_POPULATE_READ));
 }
 
-static void hire(struct __test_metadata *_metadata, struct worker *worker)
+static void touch_stack(void)
 {
-	worker->stat = -1;
-	ASSERT_EQ(0, gate_init(&worker->begin));
-	ASSERT_EQ(0, pthread_create(&worker->thread, NULL, run_worker, worker));
-	while (__atomic_load_n(&worker->stat, __ATOMIC_SEQ_CST) < 0)
-		sched_yield();
+	char deep[32768];
+	size_t i;
+
+	for (i = 0; i < sizeof(deep); i += 1024)
+		WRITE_MEM(&deep[i], 0);
+}
+
+static void *run_worker(void *arg)
+{
+	struct worker *worker = arg;
+
+	touch_stack();
+	worker->stat = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
+	gate_open(&worker->ready);
+	gate_wait(&worker->begin);
+	__atomic_store_n(&worker->working, true, __ATOMIC_SEQ_CST);
+	worker->ret = worker->work(worker->order);
+	__atomic_store_n(&worker->done, true, __ATOMIC_SEQ_CST);
+	syscall(SYS_write, worker->end.pipe[1], "", 1);
+	return NULL;
+}
+
+static const char *hire(struct order *order, struct worker *worker,
+			work_fn work)
+{
+	worker->order = order;
+	worker->work = work;
+	if (!work)
+		return NULL;
+	TRY(must("pipe", gate_init(&worker->begin)));
+	TRY(must("pipe", gate_init(&worker->ready)));
+	TRY(must("pipe", gate_init(&worker->end)));
+	errno = pthread_create(&worker->thread, NULL, run_worker, worker);
+	TRY(must("thread", errno ? -1 : 0));
+	return must("thread", gate_wait(&worker->ready));
+}
+
+static bool is_done(const struct worker *worker)
+{
+	return __atomic_load_n(&worker->done, __ATOMIC_SEQ_CST);
 }
 
 /* Is the thread at work, and waiting for something? */
@@ -113,120 +315,356 @@ static bool is_asleep(const struct worker *worker)
 	return false;
 }
 
+static void start(struct worker *worker)
+{
+	syscall(SYS_write, worker->begin.pipe[1], "", 1);
+}
+
 /*
  * Let a thread come as far as it can: to its end, or to where it waits. It may
- * wait for something else for a moment; what is claimed later holds as well
- * then.
+ * wait for something else for a moment, so it has to be found waiting a few
+ * times. Who really waits for who has stopped is found waiting for ever.
  */
 static void let_work(struct worker *worker)
 {
-	syscall(SYS_write, worker->begin.pipe[1], "", 1);
-	while (!__atomic_load_n(&worker->done, __ATOMIC_SEQ_CST) &&
-	       !is_asleep(worker))
+	unsigned int asleep = 0;
+
+	while (!is_done(worker) && asleep < 4) {
+		asleep = is_asleep(worker) ? asleep + 1 : 0;
 		syscall(SYS_sched_yield);
+	}
+}
+
+/*
+ * Let a thread work to its end, while the other is stopped. If he is not any
+ * more, he has gone on because nobody let him.
+ */
+static const char *wait_until_done(struct order *order, struct worker *worker,
+				   const char *who)
+{
+	struct pollfd poller[] = {
+		{ .fd = worker->end.pipe[0], .events = POLLIN },
+		{ .fd = order->stop },
+	};
+
+	while (!is_done(worker)) {
+		syscall(SYS_ppoll, poller, 2, NULL, NULL, 0);
+		if (poller[1].revents & POLLHUP)
+			return fail("%s does not end while the other is stopped",
+				    who);
+	}
+	return NULL;
 }
 
 /* What the device does */
 
-static int device_adds(FIXTURE_DATA(order) *self)
+/* Kernels that do not wait for a locked folio say so; but not for ever. */
+#define MAX_BUSY	1000
+
+static int add_with(struct dev *dev, struct order *order, uint64_t value,
+		    unsigned int flags)
 {
 	struct devexcl_atomic_op op = {
-		.addr = (uintptr_t)self->word,
-		.operand = DEVICE_ADDS,
+		.addr = (uintptr_t)order->word,
+		.operand = value,
 		.op = DEVEXCL_OP_ADD,
-		.width = sizeof(*self->word),
+		.width = sizeof(*order->word),
 	};
+	bool busy_is_wrong = dev->info.caps & DEVEXCL_CAP_WAITS;
 	long ret;
+	int i;
 
-	do {
-		ret = dev_atomic(&self->dev, &op, 1,
-				 DEVEXCL_ATOMIC_ACQUIRE | DEVEXCL_ATOMIC_GAP,
-				 0);
-	} while (ret == -EBUSY);	/* kernels that do not wait */
+	for (i = 0; i < MAX_BUSY; i++) {
+		ret = dev_atomic(dev, &op, 1, flags | DEVEXCL_ATOMIC_GAP, 0);
+		if (ret != -EBUSY || busy_is_wrong)
+			break;
+	}
 	return ret < 0 ? ret : 0;
 }
 
-static int device_lets_go(FIXTURE_DATA(order) *self)
+static int acquire_with(struct dev *dev, const void *p)
 {
-	long ret = dev_release(&self->dev, page_of(&self->mem, TARGET), 1);
+	bool busy_is_wrong = dev->info.caps & DEVEXCL_CAP_WAITS;
+	long ret;
+	int i;
+
+	for (i = 0; i < MAX_BUSY; i++) {
+		ret = dev_acquire(dev, p, 1);
+		if (ret != -EBUSY || busy_is_wrong)
+			break;
+	}
+	return ret < 0 ? ret : 0;
+}
+
+/* Get the page; and add to it, unless somebody was quicker. */
+static int device_acquires(struct order *order)
+{
+	int ret = acquire_with(&order->dev, target(order));
+
+	if (!ret && !add_with(&order->dev, order, DEVICE_ADDS, 0))
+		order->added = DEVICE_ADDS;
+	return ret;
+}
+
+static int device_adds_to_held(struct order *order)
+{
+	int ret = add_with(&order->dev, order, DEVICE_ADDS, 0);
+
+	if (!ret)
+		order->added = DEVICE_ADDS;
+	return ret;
+}
+
+static int device_adds(struct order *order)
+{
+	int ret = add_with(&order->dev, order, DEVICE_ADDS,
+			   DEVEXCL_ATOMIC_ACQUIRE);
+
+	if (!ret)
+		order->added = DEVICE_ADDS;
+	return ret;
+}
+
+static int other_tries(struct order *order)
+{
+	int ret = add_with(&order->other, order, DEVICE_ADDS,
+			   DEVEXCL_ATOMIC_ACQUIRE);
+
+	if (!ret)
+		order->added = DEVICE_ADDS;
+	return ret;
+}
+
+/* What it writes looks as if it had added. */
+static int device_copies(struct order *order)
+{
+	uint64_t value = order->was + DEVICE_ADDS;
+	long ret = dev_copy(&order->dev, order->word, &value, sizeof(value),
+			    DEVEXCL_COPY_WRITE);
+
+	if (ret > 0)
+		order->added = DEVICE_ADDS;
+	return ret < 0 ? ret : 0;
+}
+
+static int device_lets_go(struct order *order)
+{
+	long ret = dev_release(&order->dev, target(order), 1);
 
 	return ret < 0 ? ret : 0;
+}
+
+static int unmirrors(struct order *order)
+{
+	return dev_unmirror(&order->dev, order->mem.p, order->mem.size);
+}
+
+static int mirrors(struct order *order)
+{
+	return dev_mirror(&order->dev, order->mem.p, order->mem.size);
+}
+
+static int remirrors(struct order *order)
+{
+	return unmirrors(order) ?: mirrors(order);
+}
+
+static int closes(struct order *order)
+{
+	return close(order->dev.fd) ? -errno : 0;
 }
 
 /* What the rest of mm does */
 
-static int cpu_reads(FIXTURE_DATA(order) *self)
+static int cpu_reads(struct order *order)
 {
-	READ_MEM(self->word);
+	order->seen = READ_MEM(order->word);
 	return 0;
 }
 
-static int cpu_adds(FIXTURE_DATA(order) *self)
+/* The page may be taken away from who wants to read it. */
+static int cpu_tries_to_read(struct order *order)
 {
-	__atomic_fetch_add(self->word, OTHERS_ADD, __ATOMIC_SEQ_CST);
+	int code = cpu_read(order->word, &order->seen);
+
+	if (code)
+		order->seen = 0;
+	return code && code != SEGV_MAPERR ? -EIO : 0;
+}
+
+static int cpu_adds(struct order *order)
+{
+	__atomic_fetch_add(order->word, OTHERS_ADD, __ATOMIC_SEQ_CST);
 	return 0;
 }
 
-static int other_device_adds(FIXTURE_DATA(order) *self)
+/* The kernel reads it for us, by get_user_pages(). */
+static int kernel_reads(struct order *order)
 {
-	struct devexcl_atomic_op op = {
-		.addr = (uintptr_t)self->word,
-		.operand = OTHERS_ADD,
-		.op = DEVEXCL_OP_ADD,
-		.width = sizeof(*self->word),
-	};
-	long ret;
+	struct iovec from = { order->word, sizeof(*order->word) };
+	struct iovec to = { &order->seen, sizeof(order->seen) };
+	ssize_t got = syscall(SYS_process_vm_readv, getpid(), &to, 1UL, &from,
+			      1UL, 0UL);
 
-	do {
-		ret = dev_atomic(&self->other, &op, 1,
-				 DEVEXCL_ATOMIC_ACQUIRE | DEVEXCL_ATOMIC_GAP,
-				 0);
-	} while (ret == -EBUSY);
-	return ret < 0 ? ret : 0;
+	return got == sizeof(order->seen) ? 0 : -errno;
 }
 
-/* The child has what the parent had, with what the device did or without. */
-static int forks(FIXTURE_DATA(order) *self)
+static int other_adds(struct order *order)
 {
-	pid_t pid = fork();
+	return add_with(&order->other, order, OTHERS_ADD,
+			DEVEXCL_ATOMIC_ACQUIRE);
+}
+
+static int other_reads(struct order *order)
+{
+	return dev_read_word(&order->other, order->word, &order->seen);
+}
+
+static int second_thread_adds(struct order *order)
+{
+	return add_with(&order->dev, order, OTHERS_ADD, DEVEXCL_ATOMIC_ACQUIRE);
+}
+
+/* What a child found, as its exit status. */
+enum found {
+	FOUND_OLD,
+	FOUND_NEW,
+	FOUND_WRONG,
+};
+
+/* The child has what the parent had, and what it writes is its own. */
+static void be_child(struct order *order)
+{
+	uint64_t added = READ_MEM(order->word) - order->was;
+
+	WRITE_MEM(order->word, 0x4711);
+	if (READ_MEM(order->word) != 0x4711)
+		_exit(FOUND_WRONG);
+	_exit(!added ? FOUND_OLD : added == DEVICE_ADDS ? FOUND_NEW :
+							 FOUND_WRONG);
+}
+
+static int forks(struct order *order)
+{
+	pid_t pid = syscall(SYS_clone, SIGCHLD, 0, NULL, NULL, 0);
+	int found;
+
+	if (!pid)
+		be_child(order);
+	if (pid < 0)
+		return -errno;
+	found = wait_child(pid);
+	if (found < 0 || found >= FOUND_WRONG)
+		return -ECHILD;
+	order->seen = order->was + found * DEVICE_ADDS;
+	return 0;
+}
+
+/* A child that works in our memory. */
+static int vforks(struct order *order)
+{
+	pid_t pid = vfork();
 
 	if (!pid) {
-		uint64_t added = READ_MEM(self->word) - self->was;
-
-		_exit(added > DEVICE_ADDS);
+		__atomic_fetch_add(order->word, OTHERS_ADD, __ATOMIC_SEQ_CST);
+		_exit(0);
 	}
 	return pid < 0 ? -errno : wait_child(pid);
 }
 
-static int protects(FIXTURE_DATA(order) *self)
+static int protect(struct order *order, int prot)
 {
-	char *p = page_of(&self->mem, TARGET);
-
-	return mprotect(p, page_size(), PROT_READ) ||
-	       mprotect(p, page_size(), PROT_READ | PROT_WRITE) ? -errno : 0;
+	return mprotect(target(order), page_size(), prot) ? -errno : 0;
 }
 
-static int unmaps(FIXTURE_DATA(order) *self)
+static int makes_accessible(struct order *order)
 {
-	return munmap(page_of(&self->mem, TARGET), page_size()) ? -errno : 0;
+	return protect(order, PROT_READ | PROT_WRITE);
 }
 
-static int throws_away(FIXTURE_DATA(order) *self)
+static int makes_readonly(struct order *order)
 {
-	return madvise(page_of(&self->mem, TARGET), page_size(),
-		       MADV_DONTNEED) ? -errno : 0;
+	return protect(order, PROT_READ);
 }
 
-static int moves_mapping(FIXTURE_DATA(order) *self)
+static int makes_inaccessible(struct order *order)
 {
-	return mremap(page_of(&self->mem, TARGET), page_size(), page_size(),
-		      MREMAP_MAYMOVE | MREMAP_FIXED, self->away.p) ==
+	return protect(order, PROT_NONE);
+}
+
+static int makes_readonly_and_back(struct order *order)
+{
+	return makes_readonly(order) ?: makes_accessible(order);
+}
+
+static int maps_over(struct order *order)
+{
+	void *p = mmap(target(order), page_size(), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	return p == MAP_FAILED ? -errno : 0;
+}
+
+static int unmaps(struct order *order)
+{
+	return munmap(target(order), page_size()) ? -errno : 0;
+}
+
+static int advise(struct order *order, int advice)
+{
+	return madvise(target(order), page_size(), advice) ? -errno : 0;
+}
+
+static int throws_away(struct order *order)
+{
+	return advise(order, MADV_DONTNEED);
+}
+
+static int frees(struct order *order)
+{
+	return advise(order, MADV_FREE);
+}
+
+static int guards(struct order *order)
+{
+	return advise(order, MADV_GUARD_INSTALL);
+}
+
+static int unguards(struct order *order)
+{
+	return advise(order, MADV_GUARD_REMOVE);
+}
+
+static int cools_down(struct order *order)
+{
+	return advise(order, MADV_COLD);
+}
+
+static int reclaims(struct order *order)
+{
+	return advise(order, MADV_PAGEOUT);
+}
+
+static int move_mapping(void *to, void *from, int flags)
+{
+	return mremap(from, page_size(), page_size(),
+		      MREMAP_MAYMOVE | MREMAP_FIXED | flags, to) ==
 	       MAP_FAILED ? -errno : 0;
 }
 
-static int migrates(FIXTURE_DATA(order) *self)
+static int moves_mapping(struct order *order)
 {
-	void *p = page_of(&self->mem, TARGET);
+	return move_mapping(order->away.p, target(order), 0);
+}
+
+static int moves_back(struct order *order)
+{
+	return move_mapping(target(order), order->away.p, 0);
+}
+
+static int migrates(struct order *order)
+{
+	void *p = target(order);
 	int node, status;
 
 	for (node = 1; node >= 0; node--)
@@ -234,226 +672,873 @@ static int migrates(FIXTURE_DATA(order) *self)
 	return 0;
 }
 
-static int reclaims(FIXTURE_DATA(order) *self)
+static int locks(struct order *order)
 {
-	return madvise(page_of(&self->mem, TARGET), page_size(),
-		       MADV_PAGEOUT) ? -errno : 0;
+	return mlock(target(order), page_size()) ||
+	       munlock(target(order), page_size()) ? -errno : 0;
 }
 
-static int unmirrors(FIXTURE_DATA(order) *self)
+static int forgets_written(struct order *order)
 {
-	return dev_unmirror(&self->dev, self->mem.p, self->mem.size);
+	(void)order;
+	return write_file("/proc/self/clear_refs", "4");
 }
 
-/* What becomes of the page's contents */
-enum fate {
-	KEPT,
-	THROWN_AWAY,	/* zeros, or what was written since */
-	UNMAPPED,
-	MOVED,
+static const struct operation operations[] = {
+	{
+		.name = "cpu_read", .work = cpu_reads,
+		.traits = WANTS_FOLIO | LOOKS, .causes = BY_FAULT,
+	}, {
+		.name = "cpu_write", .work = cpu_adds, .adds = OTHERS_ADD,
+		.traits = WANTS_FOLIO, .causes = BY_FAULT,
+	}, {
+		.name = "two_cpus", .work = cpu_reads, .then = cpu_adds,
+		.adds = OTHERS_ADD,
+		.traits = WANTS_FOLIO, .causes = BY_FAULT,
+	}, {
+		.name = "vfork", .work = vforks, .adds = OTHERS_ADD,
+		.traits = WANTS_FOLIO, .causes = BY_FAULT,
+	}, {
+		.name = "gup", .work = kernel_reads,
+		.traits = WANTS_FOLIO | LOOKS, .causes = BY_FAULT,
+	}, {
+		.name = "mlock", .work = locks,
+		.traits = WANTS_MMAP | WANTS_FOLIO, .causes = BY_FAULT,
+	}, {
+		.name = "other_device", .work = other_adds, .adds = OTHERS_ADD,
+		.traits = CALLS | WANTS_FOLIO | OTHER_GETS,
+		.causes = BY_FAULT | CAUSE(EXCLUSIVE),
+	}, {
+		.name = "other_context", .work = other_adds,
+		.adds = OTHERS_ADD, .other_context = true,
+		.traits = CALLS | WANTS_FOLIO | OTHER_GETS,
+		.causes = BY_FAULT | CAUSE(EXCLUSIVE),
+	}, {
+		.name = "other_reads", .work = other_reads,
+		.traits = WANTS_FOLIO | LOOKS, .causes = BY_FAULT,
+	}, {
+		.name = "fork", .work = forks,
+		.traits = CALLS | WANTS_MMAP | REACHES_ALL | LOOKS,
+		.causes = CAUSE(PROTECTION_PAGE),
+	}, {
+		.name = "mprotect", .work = makes_readonly_and_back,
+		.traits = CALLS | WANTS_MMAP | IN_BETWEEN,
+		.causes = CAUSE(PROTECTION_VMA),
+	}, {
+		.name = "mprotect_ro", .work = makes_readonly,
+		.undo = makes_accessible,
+		.traits = CALLS | WANTS_MMAP,
+		.causes = CAUSE(PROTECTION_VMA), .error = -EFAULT,
+	}, {
+		.name = "mprotect_none", .work = makes_inaccessible,
+		.undo = makes_accessible,
+		.traits = CALLS | WANTS_MMAP,
+		.causes = CAUSE(PROTECTION_VMA), .error = -EFAULT,
+	}, {
+		.name = "munmap", .work = unmaps, .undo = maps_over,
+		.traits = CALLS | WANTS_MMAP | FRESH | GONE_FIRST,
+		.causes = CAUSE(UNMAP), .error = -EFAULT,
+	}, {
+		.name = "map_fixed", .work = maps_over,
+		.traits = CALLS | WANTS_MMAP | FRESH,
+		.causes = CAUSE(UNMAP),
+	}, {
+		.name = "mremap", .work = moves_mapping, .undo = moves_back,
+		.traits = CALLS | WANTS_MMAP,
+		.causes = CAUSE(UNMAP), .error = -EFAULT,
+	}, {
+		.name = "dontneed", .work = throws_away,
+		.traits = CALLS | FRESH, .causes = CAUSE(CLEAR),
+	}, {
+		.name = "guard", .work = guards, .undo = unguards,
+		.traits = CALLS | FRESH | IN_BETWEEN, .causes = CAUSE(CLEAR),
+		.error = -EFAULT,
+	}, {
+		.name = "free", .work = frees,
+		.traits = CALLS, .causes = CAUSE(CLEAR),
+	}, {
+		.name = "soft_dirty", .work = forgets_written,
+		.traits = CALLS | WANTS_MMAP | REACHES_ALL,
+		.causes = CAUSE(SOFT_DIRTY),
+	}, {
+		.name = "cold", .work = cools_down, .traits = PASSES_OVER,
+	}, {
+		.name = "reclaim", .work = reclaims,
+		.traits = MAY_CALL | PASSES_OVER,
+	}, {
+		.name = "migration", .work = migrates,
+		.traits = MAY_CALL | PASSES_OVER,
+	}, {
+		.name = "read_and_dontneed", .work = cpu_reads,
+		.then = throws_away,
+		.traits = CALLS | WANTS_FOLIO | FRESH,
+		.causes = BY_FAULT | CAUSE(CLEAR),
+	}, {
+		.name = "read_and_munmap", .work = cpu_tries_to_read,
+		.then = unmaps, .undo = maps_over,
+		.traits = CALLS | WANTS_MMAP | WANTS_FOLIO | FRESH,
+		.causes = BY_FAULT | CAUSE(UNMAP), .error = -EFAULT,
+	}, {
+		.name = "read_and_mremap", .work = cpu_tries_to_read,
+		.then = moves_mapping, .undo = moves_back,
+		.traits = CALLS | WANTS_MMAP | WANTS_FOLIO,
+		.causes = BY_FAULT | CAUSE(UNMAP), .error = -EFAULT,
+	}, {
+		.name = "second_thread", .work = second_thread_adds,
+		.adds = OTHERS_ADD, .traits = OWN,
+	}, {
+		.name = "release", .work = device_lets_go,
+		.traits = OWN | OWN_RELEASE,
+	}, {
+		.name = "unmirror", .work = unmirrors, .undo = mirrors,
+		.traits = OWN | OWN_UNMIRROR | REACHES_ALL, .error = -ENXIO,
+	}, {
+		.name = "remirror", .work = remirrors,
+		.traits = OWN | OWN_UNMIRROR | REACHES_ALL, .error = -ENXIO,
+	}, {
+		.name = "close", .work = closes,
+		.traits = OWN | OWN_CLOSE | REACHES_ALL,
+	},
 };
 
-FIXTURE_VARIANT(order) {
-	work_fn work;
-	enum fate fate;
-	uint64_t adds;
-	int error;	/* that the device may get instead of having added */
-	bool all_pages;	/* it is about all pages, not only the target */
+static const struct point points[] = {
+	{ "faulted", FAULTED, DEVEXCL_POINT_FAULTED, device_acquires },
+	{ "sampled", SAMPLED, DEVEXCL_POINT_SAMPLED, device_acquires },
+	{ "made", MADE, DEVEXCL_POINT_MADE, device_acquires },
+	{ "check", CHECK, DEVEXCL_POINT_CHECK, device_acquires },
+	{ "install", INSTALL, DEVEXCL_POINT_INSTALL, device_acquires },
+	{ "store", STORE, DEVEXCL_POINT_STORE, device_adds_to_held, true },
+	{ "release", RELEASE, DEVEXCL_POINT_RELEASE, device_lets_go, true },
+	{ "copy_faulted", COPY_FAULTED, DEVEXCL_POINT_FAULTED, device_copies },
+	{ "copy_sampled", COPY_SAMPLED, DEVEXCL_POINT_SAMPLED, device_copies },
+	{ "copy_check", COPY_CHECK, DEVEXCL_POINT_CHECK, device_copies },
+	{ "copy_install", COPY_INSTALL, DEVEXCL_POINT_INSTALL, device_copies },
+	{ "revoking", REVOKING, DEVEXCL_POINT_INVALIDATE, device_adds_to_held,
+	  true, BY_DEVICE },
+	{ "revoking_other", REVOKING, DEVEXCL_POINT_INVALIDATE, other_tries,
+	  true, BY_OTHER },
+	{ "revoking_release", REVOKING, DEVEXCL_POINT_INVALIDATE,
+	  device_lets_go, true, BY_RELEASE },
+	{ "revoking_unmirror", REVOKING, DEVEXCL_POINT_INVALIDATE, unmirrors,
+	  true, BY_UNMIRROR },
+	{ "revoked", REVOKED, DEVEXCL_POINT_INVALIDATED, device_adds, true,
+	  BY_DEVICE },
+	{ "revoked_copy", REVOKED, DEVEXCL_POINT_INVALIDATED, device_copies,
+	  true, BY_COPY },
+	{ "revoked_other", REVOKED, DEVEXCL_POINT_INVALIDATED, other_tries,
+	  true, BY_OTHER },
+	{ "revoked_unmirror", REVOKED, DEVEXCL_POINT_INVALIDATED, unmirrors,
+	  true, BY_UNMIRROR },
 };
 
-FIXTURE_VARIANT_ADD(order, cpu_read) { .work = cpu_reads };
+/* What must come of an order */
 
-FIXTURE_VARIANT_ADD(order, cpu_write) { .work = cpu_adds, .adds = OTHERS_ADD };
-
-FIXTURE_VARIANT_ADD(order, other_device) {
-	.work = other_device_adds, .adds = OTHERS_ADD,
+/**
+ * struct outcome - what must come of it
+ * @waits: the operation waits while the device is stopped; else it ends
+ * @then_waits: so does what another thread does then
+ * @either: perhaps, because what it does depends on the machine
+ * @trial_waits: the deed waits while mm is stopped; else it ends
+ * @error: what the deed returns
+ * @may_fail: or 0, or -EFAULT, because it is not certain who comes first
+ * @retries: times that the device begins anew, at least
+ * @retries_most: and at most
+ * @lost: times that the page is taken from the device, at least
+ * @lost_most: and at most
+ * @held: the device has the page in the end; else it has not
+ * @who_knows: it depends
+ * @sees_old: who looks finds what was there at first ...
+ * @sees_new: ... or what the device has written; if neither, only zeros
+ * @add_stays: what the device adds is there in the end, if what is there is
+ *	new; else it is thrown away
+ */
+struct outcome {
+	bool waits;
+	bool then_waits;
+	bool either;
+	bool trial_waits;
+	int error;
+	bool may_fail;
+	unsigned int retries;
+	unsigned int retries_most;
+	unsigned int lost;
+	unsigned int lost_most;
+	bool held;
+	bool who_knows;
+	bool sees_old;
+	bool sees_new;
+	bool add_stays;
 };
 
-FIXTURE_VARIANT_ADD(order, fork) { .work = forks, .all_pages = true };
+#define ANY_NUMBER	1000000
 
-/* The page may be read-only at the moment at which the device wants it. */
-FIXTURE_VARIANT_ADD(order, mprotect) { .work = protects, .error = -EFAULT };
-
-FIXTURE_VARIANT_ADD(order, munmap) {
-	.work = unmaps, .fate = UNMAPPED, .error = -EFAULT,
-};
-
-FIXTURE_VARIANT_ADD(order, dontneed) {
-	.work = throws_away, .fate = THROWN_AWAY,
-};
-
-FIXTURE_VARIANT_ADD(order, mremap) {
-	.work = moves_mapping, .fate = MOVED, .error = -EFAULT,
-};
-
-FIXTURE_VARIANT_ADD(order, migration) { .work = migrates };
-
-FIXTURE_VARIANT_ADD(order, reclaim) { .work = reclaims };
-
-FIXTURE_VARIANT_ADD(order, unmirror) {
-	.work = unmirrors, .error = -ENXIO, .all_pages = true,
-};
-
-FIXTURE_SETUP(order)
+static bool is_copy(const struct point *point)
 {
-	setup_device(_metadata, &self->dev, 0);
-	setup_device(_metadata, &self->other, 1);
-	setup_mirrored(_metadata, &self->dev, &self->mem, PAGES);
-	setup_memory(_metadata, &self->away, 1);
-	ASSERT_EQ(0, dev_mirror(&self->other, page_of(&self->mem, TARGET),
-				page_size()));
-	load_program();
-	self->word = word_of(&self->mem, TARGET);
-	self->was = *self->word;
+	return point->deed == device_copies;
 }
 
-FIXTURE_TEARDOWN(order)
+/*
+ * The page is an ordinary one, and nothing is locked: the operation does its
+ * work, and then the device finds what has come of it.
+ */
+static void outcome_present(const struct operation *op,
+			    const struct point *point, struct outcome *outcome)
 {
-	dev_close(&self->other);
-	dev_close(&self->dev);
-	mem_unmap(&self->mem);
+	bool sampled = point->where != FAULTED && point->where != COPY_FAULTED;
+
+	outcome->sees_old = true;
+	outcome->add_stays = true;
+	outcome->error = op->error;
+	outcome->held = !is_copy(point) && !outcome->error;
+	/* What is done before the sequence is sampled need not move it. */
+	if (op->traits & CALLS && sampled)
+		outcome->retries = 1;
+	outcome->retries_most = ANY_NUMBER;
+	if (sampled && !(op->traits & (CALLS | MAY_CALL | OWN)))
+		outcome->retries_most = 0;
+	/* The page is exclusive then, and is taken back to be acquired. */
+	if (op->work == second_thread_adds) {
+		outcome->lost_most = 1;
+		outcome->who_knows = is_copy(point);
+	}
 }
 
-/* Who has the page? Not both, and whoever has it knows. */
-static const char *check_owner(FIXTURE_DATA(order) *self)
+/* The folio is locked. What does not need that can work. */
+static void outcome_locked(const struct operation *op,
+			   const struct point *point, struct outcome *outcome)
 {
-	char *p = page_of(&self->mem, TARGET);
-	struct devexcl_page info = { 0 }, other = { 0 };
-	bool held, others;
+	bool mmap_waits = op->traits & WANTS_MMAP && point->where == MADE;
+	bool folio_waits = op->traits & WANTS_FOLIO ||
+			   op->work == second_thread_adds;
 
-	dev_query(&self->dev, p, 1, &info);	/* ENXIO after UNMIRROR */
-	dev_query(&self->other, p, 1, &other);
-	held = info.access & DEVEXCL_ACCESS_EXCLUSIVE;
-	others = other.access & DEVEXCL_ACCESS_EXCLUSIVE;
-	if (held && others)
-		return "two devices have the page";
-	if ((held || others) && entry_of(p) != ENTRY_EXCLUSIVE)
-		return "a device and the CPU have the page";
+	outcome->waits = mmap_waits || folio_waits;
+	outcome->then_waits = mmap_waits || op->then == cpu_adds;
+	outcome->sees_old = true;
+	outcome->sees_new = outcome->waits;
+	outcome->add_stays = true;
+	if (folio_waits && (!op->then || op->then == cpu_adds)) {
+		/* So it comes after the device, and takes the page. */
+		outcome->lost = 1;
+		outcome->lost_most = 1;
+		outcome->held = op->work == second_thread_adds;
+	} else if (mmap_waits) {
+		outcome->error = op->error;
+		outcome->may_fail = op->error || op->traits & IN_BETWEEN;
+		outcome->lost_most = 1;
+		outcome->retries_most = ANY_NUMBER;
+		outcome->who_knows = true;
+		outcome->add_stays = false;
+	} else {
+		outcome->error = op->error;
+		outcome->held = !outcome->error;
+		outcome->retries = !!(op->traits & CALLS);
+		outcome->retries_most = op->traits & CALLS ? ANY_NUMBER : 0;
+		/* Who was waiting takes it, or what is there now. */
+		outcome->lost_most = !!op->then;
+		outcome->who_knows = op->then;
+		if (op->then)
+			outcome->sees_old = false;
+	}
+}
+
+/*
+ * The device's page table is locked: who has to tell the device waits, and the
+ * device gets, or has, the page.
+ */
+static void outcome_installed(const struct operation *op,
+			      const struct point *point,
+			      struct outcome *outcome)
+{
+	bool takes = !(op->traits & (PASSES_OVER | OWN));
+
+	outcome->waits = (takes || op->traits & OWN) &&
+			 !(op->traits & OWN_CLOSE);
+	outcome->then_waits = true;
+	outcome->lost = takes;
+	outcome->lost_most = takes;
+	outcome->held = !takes && !(op->traits & (OWN_RELEASE | OWN_UNMIRROR));
+	outcome->sees_new = true;
+	outcome->sees_old = point->where != STORE;
+}
+
+/* The same, of a page that is not exclusive. */
+static void outcome_copy_installed(const struct operation *op,
+				   struct outcome *outcome)
+{
+	outcome->waits = (op->traits & CALLS || op->traits & OWN) &&
+			 !(op->traits & OWN_CLOSE);
+	outcome->either = op->traits & MAY_CALL;
+	outcome->error = op->error;
+	outcome->may_fail = op->error || op->traits & IN_BETWEEN;
+	outcome->retries_most = ANY_NUMBER;
+	outcome->who_knows = op->traits & OWN;
+	outcome->sees_old = true;
+	outcome->sees_new = outcome->waits;
+	outcome->add_stays = true;
+}
+
+static void outcome_release(const struct operation *op,
+			    struct outcome *outcome)
+{
+	bool takes = !(op->traits & (PASSES_OVER | OWN));
+
+	outcome->lost = takes;
+	outcome->lost_most = takes;
+	outcome->sees_old = true;
+}
+
+/* The notifier is called, and the device has the page still. */
+static void outcome_revoking(const struct operation *op,
+			     const struct point *point,
+			     struct outcome *outcome)
+{
+	if (op->traits & PASSES_OVER) {
+		outcome->held = true;
+		return;
+	}
+	outcome->then_waits = op->then != throws_away;
+	outcome->lost = point->trial == BY_DEVICE || point->trial == BY_OTHER;
+	outcome->lost_most = outcome->lost;
+	outcome->sees_new = point->trial == BY_DEVICE;
+	outcome->sees_old = point->trial != BY_DEVICE;
+	/* Who waits for the end of all calls; and who wants the page. */
+	outcome->trial_waits = point->trial == BY_UNMIRROR ||
+			       (point->trial == BY_OTHER &&
+				!(op->traits & GONE_FIRST));
+	if (point->trial == BY_OTHER) {
+		outcome->error = op->error;
+		outcome->may_fail = op->traits & IN_BETWEEN;
+		outcome->sees_new = op->traits & WANTS_FOLIO;
+		outcome->add_stays = true;
+	}
+	/* It is gone before the device wants to add. */
+	if (op->then == throws_away) {
+		outcome->error = -EACCES;
+		outcome->sees_new = false;
+	}
+}
+
+/* The notifier is called, and the device has let go. */
+static void outcome_revoked(const struct operation *op,
+			    const struct point *point,
+			    struct outcome *outcome)
+{
+	bool gets = point->trial == BY_DEVICE;
+
+	outcome->then_waits = op->then != throws_away;
+	outcome->trial_waits = point->trial == BY_UNMIRROR ||
+			       !(op->traits & GONE_FIRST);
+	outcome->lost = 1;
+	outcome->lost_most = 1;
+	outcome->retries_most = ANY_NUMBER;
+	outcome->sees_old = op->then != throws_away;
+	outcome->add_stays = true;
+	if (point->trial == BY_UNMIRROR)
+		return;
+	outcome->error = op->error;
+	outcome->held = gets && !op->error;
+	outcome->may_fail = op->traits & IN_BETWEEN || op->then;
+	if (outcome->may_fail || op->traits & WANTS_FOLIO) {
+		/* Who has waited may be quicker than who has stopped. */
+		outcome->who_knows = gets;
+		outcome->lost_most = gets ? ANY_NUMBER : 1;
+		outcome->sees_new = true;
+	}
+}
+
+static struct outcome outcome_of(const struct operation *op,
+				 const struct point *point)
+{
+	struct outcome outcome = {};
+
+	switch (point->where) {
+	case FAULTED:
+	case SAMPLED:
+	case COPY_FAULTED:
+	case COPY_SAMPLED:
+	case COPY_CHECK:
+		outcome_present(op, point, &outcome);
+		break;
+	case MADE:
+	case CHECK:
+		outcome_locked(op, point, &outcome);
+		break;
+	case INSTALL:
+	case STORE:
+		outcome_installed(op, point, &outcome);
+		break;
+	case COPY_INSTALL:
+		outcome_copy_installed(op, &outcome);
+		break;
+	case RELEASE:
+		outcome_release(op, &outcome);
+		break;
+	case REVOKING:
+		outcome_revoking(op, point, &outcome);
+		break;
+	case REVOKED:
+		outcome_revoked(op, point, &outcome);
+		break;
+	}
+	return outcome;
+}
+
+/* Cells that make no sense. */
+static const char *why_not(const struct operation *op,
+			   const struct point *point)
+{
+	if (op->traits & OWN && point->trial)
+		return "it calls no notifier";
+	if (op->traits & PASSES_OVER && point->trial &&
+	    (point->where != REVOKING || point->trial != BY_DEVICE))
+		return "it passes over an exclusive page: one point will do";
+	if (!op->then)
+		return NULL;
+	if (point->trial && point->trial != BY_DEVICE)
+		return "two at once: it is enough that the device is the third";
+	switch (point->where) {
+	case MADE:
+	case CHECK:
+	case INSTALL:
+	case STORE:
+	case REVOKING:
+	case REVOKED:
+		return NULL;
+	default:
+		return "two at once: only where the first one waits";
+	}
+}
+
+/* Claims */
+
+/* Mappings of the page, by its number: whoever is stopped, this can be read. */
+static long mappings_of(uint64_t pfn)
+{
+	uint64_t count;
+	int fd = syscall(SYS_openat, AT_FDCWD, "/proc/kpagecount", O_RDONLY);
+	ssize_t got = syscall(SYS_pread64, fd, &count, sizeof(count),
+			      pfn * sizeof(count));
+
+	syscall(SYS_close, fd);
+	return got == sizeof(count) ? (long)count : -EIO;
+}
+
+/* Nobody has taken the page away before the device had let go of it. */
+static const char *check_still_mapped(const struct order *order)
+{
+	long mappings = mappings_of(order->pfn);
+
+	if (!(order->dev.info.caps & DEVEXCL_CAP_MAPCOUNT) || mappings == 1)
+		return NULL;
+	return fail("the page has %ld mappings before the device let go",
+		    mappings);
+}
+
+static const char *check_ended(struct order *order,
+			       const struct outcome *outcome)
+{
+	int mm = order->mm.ret, device = order->device.ret;
+
+	if (mm)
+		return fail("the operation failed: %s", strerror(-mm));
+	if (order->second.ret)
+		return fail("the second one failed: %s",
+			    strerror(-order->second.ret));
+	if (outcome->may_fail && (!device || device == -EFAULT))
+		return NULL;
+	if (device != outcome->error)
+		return fail("the device got %d, expected %d", device,
+			    outcome->error);
 	return NULL;
 }
 
-/* Nothing of what was written is lost, nor is there anything else. */
-static const char *check_word(FIXTURE_DATA(order) *self, enum fate fate,
-			      uint64_t added, uint64_t adds)
+static const char *check_counters(struct order *order,
+				  const struct outcome *outcome)
 {
-	static char why[128];
-	uint64_t value;
+	bool busy = !(order->dev.info.caps & DEVEXCL_CAP_WAITS);
+	struct devexcl_stats now;
+	uint64_t retries;
 
-	if (fate == UNMAPPED)
+	TRY(must("stats", dev_stats(&order->dev, &now)));
+	retries = now.retries - order->before.retries;
+	if (retries < outcome->retries ||
+	    (retries > outcome->retries_most && !busy))
+		return fail("the device began anew %llu times, expected %u to %u",
+			    (unsigned long long)retries, outcome->retries,
+			    outcome->retries_most);
+	return NULL;
+}
+
+static uint32_t causes_of(const struct order *order)
+{
+	uint32_t causes = order->op->causes;
+
+	/* What is taken to be given to another device. */
+	if (order->point->trial == BY_OTHER)
+		causes |= BY_FAULT | CAUSE(EXCLUSIVE);
+	if (order->op->traits & OWN || order->op->then)
+		causes |= BY_FAULT | CAUSE(EXCLUSIVE);
+	if (causes & BY_FAULT)
+		causes |= cause_of_fault(&order->dev);
+	return causes & ~BY_FAULT;
+}
+
+static const char *check_events(struct order *order,
+				const struct outcome *outcome)
+{
+	unsigned int near = order->op->traits & REACHES_ALL ? NEIGHBOURS : 0;
+	struct taken taken;
+
+	if (order->op->traits & OWN || (order->point->where == REVOKING &&
+					order->point->trial == BY_UNMIRROR))
+		near = 0;
+	TRY(must("events", dev_taken(&order->dev, &taken)));
+	if (taken.lost)
+		return fail("event records are missing");
+	if (taken.exclusive < outcome->lost + near ||
+	    taken.exclusive > (uint64_t)outcome->lost_most + near)
+		return fail("%llu exclusive pages were taken (causes %#x), expected %u to %u",
+			    (unsigned long long)taken.exclusive, taken.causes,
+			    outcome->lost + near, outcome->lost_most + near);
+	if (taken.causes & ~causes_of(order))
+		return fail("pages were taken for causes %#x, expected %#x",
+			    taken.causes, causes_of(order));
+	return NULL;
+}
+
+static bool has_page(struct dev *dev, const void *p)
+{
+	struct devexcl_page info = {};
+
+	/* ENXIO if nothing is mirrored any more. */
+	return dev->fd && !dev_query(dev, p, 1, &info) &&
+	       info.access & DEVEXCL_ACCESS_EXCLUSIVE;
+}
+
+/* Who has the page? Not both, and whoever has it knows. */
+static const char *check_owner(struct order *order,
+			       const struct outcome *outcome)
+{
+	bool held = has_page(&order->dev, target(order));
+	bool others = has_page(&order->other, target(order));
+
+	if (held && others)
+		return fail("two devices have the page");
+	if ((held || others) && entry_of(target(order)) != ENTRY_EXCLUSIVE)
+		return fail("a device has the page, and its entry is %s",
+			    entry_name(entry_of(target(order))));
+	if (!outcome->who_knows && held != outcome->held)
+		return fail("the device has%s the page", held ? "" : " not");
+	return NULL;
+}
+
+static const char *check_neighbours(struct order *order)
+{
+	bool held = !(order->op->traits & REACHES_ALL) &&
+		    order->point->trial != BY_UNMIRROR;
+
+	if (order->op->traits & (OWN_CLOSE | OWN_UNMIRROR) ||
+	    order->point->trial == BY_UNMIRROR)
 		return NULL;
-	value = fate == MOVED ? *(uint64_t *)self->away.p : READ_MEM(self->word);
-	if (value == self->was + added + adds ||
-	    (fate == THROWN_AWAY && (value == added || !value)))
+	return claim(check_held(&order->dev, &order->mem, TARGET - 1, 1, held) ?:
+		     check_held(&order->dev, &order->mem, TARGET + 1, 1, held));
+}
+
+static const char *check_seen(struct order *order,
+			      const struct outcome *outcome)
+{
+	bool looked = order->op->traits & LOOKS || order->op->work == cpu_reads ||
+		      order->op->work == cpu_tries_to_read;
+	uint64_t seen = order->seen, was = order->was;
+
+	if (!looked || (outcome->sees_old && seen == was) ||
+	    (outcome->sees_new && seen == was + DEVICE_ADDS))
 		return NULL;
-	snprintf(why, sizeof(why), "the word is %#llx, was %#llx, added %#llx",
-		 (unsigned long long)value, (unsigned long long)self->was,
-		 (unsigned long long)(added + adds));
-	return why;
+	/* Who reads what is thrown away may also find what is there then. */
+	if (order->op->then &&
+	    (!seen || seen == order->op->adds || seen == order->added ||
+	     seen == was + order->op->adds ||
+	     seen == was + order->op->adds + order->added))
+		return NULL;
+	return fail("who looked has seen %#llx, where %#llx was",
+		    (unsigned long long)seen, (unsigned long long)was);
 }
 
-/* Both have come to an end. */
-#define expect_order(self, variant, device, other, adds_of_device)	\
-do {									\
-	ASSERT_EQ(0, pthread_join((device)->thread, NULL));		\
-	ASSERT_EQ(0, pthread_join((other)->thread, NULL));		\
-	EXPECT_EQ(0, (other)->ret);					\
-	if ((device)->ret)						\
-		EXPECT_EQ((variant)->error, (device)->ret);		\
-	expect_claim(check_owner(self));				\
-	expect_claim(check_word(self, (variant)->fate,			\
-				(device)->ret ? 0 : (adds_of_device),	\
-				(variant)->adds));			\
-	if (!(variant)->all_pages)					\
-		expect_held(&(self)->dev, &(self)->mem, 0, TARGET);	\
-} while (0)
-
-/* The device is stopped at @point of what it does, and the rest of mm works. */
-static void stop_device(struct __test_metadata *_metadata,
-			FIXTURE_DATA(order) *self,
-			const FIXTURE_VARIANT(order) *variant,
-			work_fn device_does, enum devexcl_point point)
+/* What the word may be now, of at most three values. */
+static size_t possible_values(const struct order *order,
+			      const struct outcome *outcome, uint64_t *values)
 {
-	struct worker device = { .self = self, .work = device_does };
-	struct worker other = { .self = self, .work = variant->work };
-	int stop;
+	uint64_t adds = order->op->adds, added = order->added;
+	size_t nr = 0;
 
-	acquire_pages(&self->dev, &self->mem, 0, TARGET);
-	stop = dev_break(&self->dev, point, page_of(&self->mem, TARGET));
-	ASSERT_LE(0, stop);
-	hire(_metadata, &device);
-	hire(_metadata, &other);
-	gate_open(&device.begin);
-	ASSERT_EQ(0, wait_for_break(stop, SECONDS));
-	let_work(&other);
-	syscall(SYS_close, stop);
-	expect_order(self, variant, &device, &other,
-		     device_does == device_adds ? DEVICE_ADDS : 0);
+	if (order->op->traits & FRESH) {
+		/* Where nothing is now we have put a page of our own. */
+		bool gone = order->op->error;
+
+		if (!gone && (outcome->add_stays || outcome->who_knows))
+			values[nr++] = is_copy(order->point) && added ?
+				       order->was + added : added;
+		if (gone || !outcome->add_stays || outcome->waits ||
+		    outcome->either)
+			values[nr++] = 0;
+	} else {
+		values[nr++] = order->was + added + adds;
+		/* A copy is no addition: what is added before is lost. */
+		if (is_copy(order->point) && added)
+			values[nr++] = order->was + added;
+	}
+	return nr;
 }
 
-TEST_F(order, device_has_sampled)
+static const char *check_word(struct order *order,
+			      const struct outcome *outcome)
 {
-	stop_device(_metadata, self, variant, device_adds,
-		    DEVEXCL_POINT_SAMPLED);
+	uint64_t values[3], is = READ_MEM(order->word);
+	size_t nr = possible_values(order, outcome, values);
+	size_t i;
+
+	for (i = 0; i < nr; i++)
+		if (is == values[i])
+			return NULL;
+	return fail("the word is %#llx, expected %#llx (was %#llx)",
+		    (unsigned long long)is, (unsigned long long)values[0],
+		    (unsigned long long)order->was);
 }
 
-TEST_F(order, device_has_made_it_exclusive)
+/* All is again as it was, and the rest has never been anything else. */
+static const char *check_rest(struct order *order)
 {
-	stop_device(_metadata, self, variant, device_adds, DEVEXCL_POINT_MADE);
+	if (order->op->traits & OWN_CLOSE)
+		TRY(must("open", dev_open(&order->dev, 0)));
+	if (order->op->traits & OWN_CLOSE ||
+	    order->point->trial == BY_UNMIRROR)
+		TRY(must("mirror", mirrors(order)));
+	if (order->op->traits & FRESH)
+		memset(target(order), 0, page_size());
+	else
+		WRITE_MEM(order->word, order->was);
+	TRY(claim(check_data(&order->mem, 0, TARGET) ?:
+		  check_data(&order->mem, TARGET + 1, PAGES - TARGET - 1)));
+	if (!(order->op->traits & FRESH))
+		TRY(claim(check_data(&order->mem, TARGET, 1)));
+	return claim(check_references(&order->dev, &order->mem));
 }
 
-TEST_F(order, device_is_going_to_check)
+static const char *check_all(struct order *order,
+			     const struct outcome *outcome)
 {
-	stop_device(_metadata, self, variant, device_adds, DEVEXCL_POINT_CHECK);
+	TRY(check_ended(order, outcome));
+	if (!(order->op->traits & OWN_CLOSE)) {
+		TRY(check_counters(order, outcome));
+		TRY(check_events(order, outcome));
+		TRY(check_owner(order, outcome));
+		TRY(check_neighbours(order));
+	}
+	TRY(check_seen(order, outcome));
+	if (order->op->undo)
+		TRY(must("undo", order->op->undo(order)));
+	TRY(check_word(order, outcome));
+	return check_rest(order);
 }
 
-TEST_F(order, device_is_going_to_install)
+/* Running an order */
+
+/*
+ * fork() copies mappings in the order of their addresses, and what has been
+ * copied cannot be written without the mmap_lock, not even a stack. So that
+ * others can work while it has stopped at our memory, that has to come first.
+ */
+#define LOWEST	0x100000UL
+
+static const char *map_memory(struct order *order)
 {
-	stop_device(_metadata, self, variant, device_adds,
-		    DEVEXCL_POINT_INSTALL);
+	struct mem *mem = &order->mem;
+
+	mem->pages = PAGES;
+	mem->size = PAGES * page_size();
+	mem->p = mmap((void *)LOWEST, mem->size, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (mem->p == MAP_FAILED)
+		return must("mmap", -1);
+	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
+	fill_mem(mem);
+	return must("mmap", mem_map(&order->away, 1));
 }
 
-TEST_F(order, device_is_between_load_and_store)
+static bool needs_other(const struct order *order)
 {
-	stop_device(_metadata, self, variant, device_adds, DEVEXCL_POINT_STORE);
+	return order->op->work == other_adds ||
+	       order->op->work == other_reads ||
+	       order->point->trial == BY_OTHER;
 }
 
-TEST_F(order, device_is_going_to_release)
+static const char *open_devices(struct order *order)
 {
-	acquire_pages(&self->dev, &self->mem, TARGET, 1);
-	stop_device(_metadata, self, variant, device_lets_go,
-		    DEVEXCL_POINT_RELEASE);
+	TRY(must("open", dev_open(&order->dev, 0)));
+	TRY(break_driver_of(&order->dev));
+	TRY(must("mirror", mirrors(order)));
+	if (!needs_other(order))
+		return NULL;
+	TRY(must("open", dev_open(&order->other, !order->op->other_context)));
+	TRY(break_driver_of(&order->other));
+	return must("mirror", dev_mirror(&order->other, target(order),
+					 page_size()));
 }
 
-/* The device has the page, mm wants it and is stopped in the notifier. */
-static void stop_notifier(struct __test_metadata *_metadata,
-			  FIXTURE_DATA(order) *self,
-			  const FIXTURE_VARIANT(order) *variant,
-			  enum devexcl_point point)
+static const char *acquire(struct order *order, size_t page)
 {
-	struct worker device = { .self = self, .work = device_adds };
-	struct worker other = { .self = self, .work = variant->work };
-	int stop;
-
-	acquire_pages(&self->dev, &self->mem, 0, TARGET + 1);
-	stop = dev_break(&self->dev, point, page_of(&self->mem, TARGET));
-	ASSERT_LE(0, stop);
-	hire(_metadata, &device);
-	hire(_metadata, &other);
-	/* Not everybody wants a page that is exclusive. */
-	let_work(&other);
-	let_work(&device);
-	syscall(SYS_close, stop);
-	expect_order(self, variant, &device, &other, DEVICE_ADDS);
+	TRY(must("acquire",
+		 acquire_with(&order->dev, page_of(&order->mem, page))));
+	return claim(check_held(&order->dev, &order->mem, page, 1, true) ?:
+		     check_entries(&order->mem, page, 1, ENTRY_EXCLUSIVE));
 }
 
-TEST_F(order, notifier_is_going_to_revoke)
+static const char *set_up(struct order *order)
 {
-	stop_notifier(_metadata, self, variant, DEVEXCL_POINT_INVALIDATE);
+	TRY(map_memory(order));
+	TRY(open_devices(order));
+	TRY(load_program());
+	order->word = word_of(&order->mem, TARGET);
+	order->was = *order->word;
+	order->pfn = pagemap_of(target(order)) & PAGEMAP_PFN;
+	TRY(acquire(order, TARGET - 1));
+	TRY(acquire(order, TARGET + 1));
+	if (order->point->held)
+		TRY(acquire(order, TARGET));
+	dev_forget_events(&order->dev);
+	TRY(must("stats", dev_stats(&order->dev, &order->before)));
+	order->stop = dev_break(&order->dev, order->point->point,
+				target(order));
+	TRY(must("breakpoint", order->stop));
+	TRY(hire(order, &order->device, order->point->deed));
+	TRY(hire(order, &order->mm, order->op->work));
+	return hire(order, &order->second, order->op->then);
 }
 
-TEST_F(order, notifier_has_revoked)
+static const char *wait_for_stop(struct order *order, const char *who)
 {
-	stop_notifier(_metadata, self, variant, DEVEXCL_POINT_INVALIDATED);
+	if (!wait_for_break(order->stop, SECONDS))
+		return NULL;
+	return fail("%s has never come to the point", who);
 }
 
-DEVEXCL_TEST_MAIN
+/* Somebody is to work while the other is stopped; does he wait or end? */
+static const char *work_meanwhile(struct order *order, struct worker *worker,
+				  bool waits, bool either, const char *who)
+{
+	start(worker);
+	if (!waits && !either)
+		return wait_until_done(order, worker, who);
+	let_work(worker);
+	if (is_done(worker) && !either)
+		return fail("%s has not waited for the other, which is stopped",
+			    who);
+	return NULL;
+}
+
+/* The device is stopped, and mm works. */
+static const char *stop_device(struct order *order,
+			       const struct outcome *outcome)
+{
+	enum where where = order->point->where;
+
+	start(&order->device);
+	TRY(wait_for_stop(order, "the device"));
+	TRY(work_meanwhile(order, &order->mm, outcome->waits, outcome->either,
+			   "the operation"));
+	if (order->op->then)
+		TRY(work_meanwhile(order, &order->second, outcome->then_waits,
+				   false, "the second one"));
+	if (outcome->waits && (where == INSTALL || where == STORE))
+		TRY(check_still_mapped(order));
+	return NULL;
+}
+
+/* mm is stopped in the notifier, and the device works. */
+static const char *stop_mm(struct order *order, const struct outcome *outcome)
+{
+	start(&order->mm);
+	if (order->op->traits & PASSES_OVER)
+		TRY(wait_until_done(order, &order->mm, "the operation"));
+	else
+		TRY(wait_for_stop(order, "the operation"));
+	TRY(check_still_mapped(order));
+	if (order->op->then)
+		TRY(work_meanwhile(order, &order->second, outcome->then_waits,
+				   false, "the second one"));
+	return work_meanwhile(order, &order->device, outcome->trial_waits,
+			      false, "the device");
+}
+
+static const char *join(struct worker *worker)
+{
+	if (!worker->work)
+		return NULL;
+	errno = pthread_join(worker->thread, NULL);
+	return must("join", errno ? -1 : 0);
+}
+
+static const char *run_order(struct order *order)
+{
+	struct outcome outcome = outcome_of(order->op, order->point);
+	const char *wrong;
+
+	TRY(set_up(order));
+	wrong = order->point->trial ? stop_mm(order, &outcome) :
+				      stop_device(order, &outcome);
+	syscall(SYS_close, order->stop);
+	TRY(wrong);
+	TRY(join(&order->device));
+	TRY(join(&order->mm));
+	TRY(join(&order->second));
+	return check_all(order, &outcome);
+}
+
+/* Cells */
+
+static const struct operation *operation_of(size_t cell)
+{
+	return &operations[cell / ARRAY_SIZE(points)];
+}
+
+static const struct point *point_of(size_t cell)
+{
+	return &points[cell % ARRAY_SIZE(points)];
+}
+
+static const char *cell_name(size_t cell)
+{
+	static char name[100];
+
+	snprintf(name, sizeof(name), "order.%s.%s", operation_of(cell)->name,
+		 point_of(cell)->name);
+	return name;
+}
+
+static const char *cell_excluded(size_t cell)
+{
+	return why_not(operation_of(cell), point_of(cell));
+}
+
+static const char *cell_run(size_t cell)
+{
+	struct order order = {
+		.op = operation_of(cell),
+		.point = point_of(cell),
+	};
+
+	return run_order(&order);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct cells cells = {
+		.subject = "order",
+		.nr = ARRAY_SIZE(operations) * ARRAY_SIZE(points),
+		.name = cell_name,
+		.excluded = cell_excluded,
+		.run = cell_run,
+	};
+
+	return cells_main(&cells, argc, argv);
+}
