@@ -1512,6 +1512,7 @@ static int devexcl_acquire_page(struct devexcl_mirror_range *mirror,
 	if (mirror->dead) {
 		ret = -ENXIO;
 	} else if (devexcl_broken(ctx, DEVEXCL_BROKEN_NO_RETRY)) {
+		devexcl_point(ctx, DEVEXCL_POINT_INSTALL, addr, end);
 		devexcl_install_anyway(mirror, addr, page, seq);
 	} else if (devexcl_seq_moved(mirror, seq)) {
 		ret = -EAGAIN;
