@@ -27,6 +27,9 @@ run:
 check:
 	@$(DEVEXCL) check $(if $(call on,V),--verbose)
 
+selfcheck:
+	@$(DEVEXCL) selfcheck $(KERNEL_ARGS) $(if $(TESTS),--tests '$(TESTS)')
+
 shell:
 	@$(DEVEXCL) shell $(KERNEL_ARGS)
 
@@ -46,6 +49,7 @@ clean:
 help:
 	@echo 'make run      build a kernel with the module, boot it, run all tests (the default)'
 	@echo 'make check    the checks of the project itself, and the tests on all kernels'
+	@echo 'make selfcheck  do the tests notice a broken driver?'
 	@echo 'make shell    a shell in the guest, with the module loaded'
 	@echo 'make list     the names of all tests'
 	@echo 'make modules  the module alone: KDIR=<build folder of a kernel>'
@@ -61,4 +65,4 @@ help:
 	@echo
 	@echo 'Each stage by itself: $(DEVEXCL) --help'
 
-.PHONY: run check shell list modules clean help
+.PHONY: run check selfcheck shell list modules clean help

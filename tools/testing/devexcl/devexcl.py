@@ -32,6 +32,7 @@ import devexcl_matrix
 import devexcl_plan
 import devexcl_qemu
 import devexcl_report
+import devexcl_selfcheck
 import devexcl_source
 import devexcl_tools
 from devexcl_attempt import Attempt, read_record
@@ -44,6 +45,7 @@ from devexcl_matrix import Run
 from devexcl_overlay import Overlay
 from devexcl_plan import Limits
 from devexcl_report import MATRIX_HTML, RESULTS_JSON
+from devexcl_selfcheck import FOUND_JSON, Finding, SelfCheck
 
 LOGS_KEPT = 20
 
@@ -64,6 +66,14 @@ class Session:
 	@property
 	def log(self) -> Path:
 		return self.folder / 'build.log'
+
+	@property
+	def options(self) -> str:
+		"""What to give to this program for the same kernel."""
+		args = self.args
+		words = ['--ksrc', os.path.abspath(args.ksrc)] if args.ksrc else ['--kernel', args.kernel]
+		words += ['--builtin'] * args.builtin + ['--debug'] * args.debug
+		return ' '.join(shlex.quote(word) for word in words)
 
 	@property
 	def origin(self) -> str:
@@ -201,6 +211,29 @@ def cmd_run(args: argparse.Namespace) -> int:
 	return INTERRUPTED if interrupted else exit_code(results)
 
 
+def cmd_selfcheck(args: argparse.Namespace) -> int:
+	session = Session(args, results_folder(args, 'selfcheck'))
+	return run_selfcheck(session, session.image())[0]
+
+
+def run_selfcheck(session: Session, image: Image) -> tuple[int, list[Finding]]:
+	"""Which tests notice which broken driver."""
+	modes = devexcl_selfcheck.read_modes(devexcl_selfcheck.HEADER.read_text(encoding='utf-8'))
+	wanted = getattr(session.args, 'modes', [])
+	modes = [mode for mode in modes if not wanted or mode.name in wanted]
+	if not modes:
+		raise DevexclError(f'There is no broken-driver mode {" ".join(wanted)}')
+	check = SelfCheck(session.collector(image), modes, terminal.progress)
+	try:
+		found = check.check()
+	finally:
+		terminal.clear()
+	devexcl_selfcheck.write_json(found, session.folder / FOUND_JSON)
+	for line in devexcl_selfcheck.report(found, session.options, check.plain):
+		terminal.say(line)
+	return FAILED if any(finding.bad for finding in found) else OK, found
+
+
 def cmd_judge(args: argparse.Namespace) -> int:
 	"""The verdicts of a recorded run, made again."""
 	folder = Path(args.folder)
@@ -284,8 +317,17 @@ class SuiteCheck:
 			table.add(devexcl_check.suite_row(self.suite.title, results, time.monotonic() - start))
 			if interrupted:
 				raise KeyboardInterrupt
+			if self.suite.plain and self.suite.kernel == devexcl_check.SELFCHECK_KERNEL:
+				self._selfcheck(image, table)
 		except DevexclError as err:
 			table.add(devexcl_check.failed_row(self.suite.title, err))
+
+
+	def _selfcheck(self, image: Image, table: devexcl_check.Table) -> None:
+		start = time.monotonic()
+		session = Session(self.session.args, self.session.folder / 'selfcheck')
+		found = run_selfcheck(session, image)[1]
+		table.add(devexcl_check.selfcheck_row(self.suite.kernel, found, time.monotonic() - start))
 
 
 def known_bugs(args: argparse.Namespace) -> list[devexcl_known.KnownBug]:
@@ -420,6 +462,10 @@ def make_parser() -> argparse.ArgumentParser:
 	    add_common, add_guest, add_judge, add_results)
 	check = add('check', cmd_check, 'All checks of the project, and the tests on all kernels.', add_verbose, add_results)
 	check.set_defaults(**{**vars(commands.choices['run'].parse_args([])), 'function': cmd_check})
+	selfcheck = add('selfcheck', cmd_selfcheck, 'Which tests notice a broken driver? Fails if nobody notices one.',
+			add_common, add_guest, add_results)
+	selfcheck.add_argument('--modes', type=str.split, default=[], metavar='NAMES',
+			       help="only these, for example 'NO_RETRY NO_DIRTY'")
 	add('fetch', cmd_fetch, 'Get kernel sources into the cache.', add_common)
 	add('configure', cmd_configure, 'Apply the overlay, configure, and verify the options.', add_common)
 	add('build', cmd_build, 'Build kernel, module and tests.', add_common)

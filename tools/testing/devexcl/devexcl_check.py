@@ -17,9 +17,11 @@ from pathlib import Path
 import devexcl_build
 from devexcl_host import HERE, REPO, DevexclError, indent, run_logged, seconds, terminal
 from devexcl_overlay import Overlay
+from devexcl_selfcheck import Finding
 from devexcl_source import Source
 
 CHECKPATCH_KERNEL = '7.3'
+SELFCHECK_KERNEL = '7.3'
 
 EXCEPTIONS = HERE / 'checkpatch-exceptions.txt'
 PRODUCTS = ('*.o', '*.ko', '*.cmd', '*.mod', '*.mod.c')
@@ -229,6 +231,14 @@ def suite_row(name: str, results: list, spent: float) -> Row:
 	return Row(name, len(results) - len(bad) - len(skipped), len(bad), len(skipped),
 		   f'{len(results)} tests, {len(bad)} bad, {len(known)} known, {len(skipped)} skipped, {seconds(spent)}',
 		   known)
+
+
+def selfcheck_row(kernel: str, found: list[Finding], spent: float) -> Row:
+	"""Each broken driver counts: is it noticed, and does the kernel bear it?"""
+	bad = [finding for finding in found if finding.bad]
+	return Row(f'broken drivers on Linux {kernel}', len(found) - len(bad), len(bad),
+		   text=f'{len(found) - len(bad)} of {len(found)} noticed, {seconds(spent)}',
+		   complaints=[str(finding) for finding in bad])
 
 
 def failed_row(name: str, error: DevexclError) -> Row:

@@ -41,6 +41,7 @@ import devexcl_overlay
 import devexcl_plan
 import devexcl_qemu
 import devexcl_report
+import devexcl_selfcheck
 import devexcl_source
 import devexcl_splat
 import devexcl_tools
@@ -356,7 +357,7 @@ class FakeGuest:
 		if word not in ('run', 'batch'):
 			return
 		if name in self.cells:
-			self.play_batch(number, name, [word for word in command[1:] if word != '-r'])
+			self.play_batch(number, name, [word for word in command if word != '-r' and not re.match(r'\./|\w+=', word)])
 			return
 		queue = self.script.get(name, [])
 		behaviour = queue.pop(0) if len(queue) > 1 else queue[0] if queue else 'pass'
@@ -703,6 +704,61 @@ class BatchTest(QuietTest):
 		said = self.said.getvalue()
 		self.assertIn('skip   4 tests (many 4): no such machine\n', said)
 		self.assertIn('Matrix:  13 cells: 0 run, 4 skipped, 9 excluded\n       | 7 excluded: no half\n', said)
+
+
+class SelfCheckTest(QuietTest):
+	HEADER = ('/*\n * About all of them. The kernel\n * stays safe.\n */\n/* Look away. */\n'
+		  '#define DEVEXCL_BROKEN_BLIND\t(1U << 0)\n/* Do not\n * let go. */\n#define DEVEXCL_BROKEN_KEEP (1U << 5)\n')
+
+	def check(self, script: dict[str, list]) -> tuple[list[devexcl_selfcheck.Finding], devexcl_selfcheck.SelfCheck]:
+		self.script = {'many.list': ['list cells'], 'cells': ['many'], **script}
+		image = mock.Mock(programs=['many'], modules=[], manifest={'debug': False})
+		collector = Collector(image, ('tcg', 'max'), self.folder, limits=Limits(), patterns=['many.[abc]'])
+		check = devexcl_selfcheck.SelfCheck(collector, devexcl_selfcheck.read_modes(self.HEADER))
+		with mock.patch.object(devexcl_collect, 'Guest', lambda *args, **kwargs: FakeGuest(self.script)):
+			return check.check(), check
+
+	def test_modes(self) -> None:
+		modes = devexcl_selfcheck.read_modes(self.HEADER)
+		self.assertEqual([(mode.name, mode.value, mode.text) for mode in modes],
+				 [('BLIND', 1, 'Look away.'), ('KEEP', 32, 'Do not let go.')])
+		with self.assertRaises(DevexclError):
+			devexcl_selfcheck.read_modes('')
+
+	def test_ours(self) -> None:
+		modes = devexcl_selfcheck.read_modes(devexcl_selfcheck.HEADER.read_text(encoding='utf-8'))
+		self.assertEqual([mode.value for mode in modes], [1 << bit for bit in range(len(modes))])
+		self.assertTrue(all(mode.text.endswith('.') for mode in modes))
+
+	def test_noticed(self) -> None:
+		"""Without a mode first, then with each: what fails without one notices nothing."""
+		found, check = self.check({'many.a': ['pass', 'fail', 'pass'], 'many.b': ['fail'], 'many.c': ['pass', 'pass', 'timeout']})
+		self.assertEqual([finding.noticed for finding in found], [['many.a'], ['many.c']])
+		self.assertEqual([finding.bad for finding in found], [False, False])
+		lines = devexcl_selfcheck.report(found, '--kernel 6.12', check.plain)
+		self.assertIn("        again: tools/testing/devexcl/devexcl.py run --kernel 6.12 --append DEVEXCL_BROKEN=0x20 "
+			      "--tests many.c", lines)
+		self.assertEqual(len(devexcl_attempt.read_record(self.folder)), 3)
+
+	def test_nobody_notices(self) -> None:
+		found, check = self.check({'many.a': ['pass', 'pass', 'fail']})
+		self.assertEqual([finding.bad for finding in found], [True, False])
+		self.assertIn('        No test notices that.', devexcl_selfcheck.report(found, '', check.plain))
+		row = devexcl_check.selfcheck_row('7.3', found, 1.0)
+		self.assertEqual((row.passed, row.failed), (1, 1))
+
+	def test_harm_to_the_kernel(self) -> None:
+		"""The other modes are tried all the same, in a fresh guest if need be."""
+		for harm in ('panic', 'splat'):
+			with self.subTest(harm=harm):
+				found, _ = self.check({'many.a': ['pass', 'fail', 'fail'], 'many.b': ['pass', harm, 'pass']})
+				self.assertEqual([finding.bad for finding in found], [True, False])
+				self.assertEqual(found[1].noticed, ['many.a'])
+
+	def test_examples(self) -> None:
+		mode = devexcl_selfcheck.read_modes(self.HEADER)[0]
+		finding = devexcl_selfcheck.Finding(mode, ['a.1', 'a.2', 'b.1', 'a.3'], [])
+		self.assertEqual(devexcl_selfcheck.examples_of(finding), ['a.1', 'b.1', 'a.2'])
 
 
 class ChannelTest(unittest.TestCase):
@@ -1402,6 +1458,7 @@ class CheckTest(QuietTest):
 		for stop, code, suites in (('', CANNOT_RUN, 5), ('6.1', INTERRUPTED, 4)):
 			with self.subTest(stop=stop), mock.patch.object(devexcl.SuiteCheck, 'prepare', prepare), \
 			     mock.patch.object(devexcl, 'run_tests', run), mock.patch.object(devexcl_tools, 'ensure'), \
+			     mock.patch.object(devexcl, 'run_selfcheck', lambda *_: (OK, [])), \
 			     mock.patch.object(devexcl_check, 'unit_tests', lambda: devexcl_check.Row('unit tests')), \
 			     mock.patch.object(signal, 'signal'), contextlib.redirect_stderr(self.said):
 				self.said.truncate(self.said.seek(0))

@@ -15,10 +15,12 @@
  *
  * Host to guest:
  *
- *   run <id> <milliseconds> <name> <program> [<argument>...]
+ *   run <id> <milliseconds> <name> [<variable>=<value>...] <program>
+ *       [<argument>...]
  *                       run one program, give it that long. A program whose
  *                       name begins with '@' is one of the applets below.
- *   batch <id> <milliseconds> <name> <program> [<argument>...]
+ *   batch <id> <milliseconds> <name> [<variable>=<value>...] <program>
+ *       [<argument>...]
  *                       the same, but the time counts from the last thing that
  *                       the program has printed
  *   poweroff            end the guest
@@ -496,6 +498,10 @@ static void start_job(struct job *job, char **argv)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (chdir(TEST_DIR))
 		_exit(126);
+	while (argv[0] && strchr(argv[0], '='))
+		putenv(*argv++);
+	if (!argv[0])
+		_exit(127);
 	if (argv[0][0] == '@')
 		_exit(run_applet(argv[0]));
 	execv(argv[0], argv);
