@@ -1845,6 +1845,7 @@ static void devexcl_gap(unsigned int ns)
  * @nr: how many
  * @flags: DEVEXCL_ATOMIC_*
  * @gap_ns: with DEVEXCL_ATOMIC_GAP, nanoseconds between load and store
+ * @nowait: operations from this number on do not wait for pages: EAGAIN
  * @acquired: times that a page had to be acquired first
  * @unlock: a broken driver; it drops the page table's lock in the gap
  */
@@ -1853,6 +1854,7 @@ struct devexcl_batch {
 	unsigned int nr;
 	u32 flags;
 	u32 gap_ns;
+	unsigned int nowait;
 	u64 acquired;
 	bool unlock;
 };
@@ -2022,6 +2024,9 @@ static unsigned int devexcl_ops_try(struct devexcl_mirror_range *mirror,
 		if (!(batch->flags & DEVEXCL_ATOMIC_ACQUIRE))
 			return i;
 
+		op->error = -EAGAIN;
+		if (i >= batch->nowait)
+			return i;
 		op->error = -EINTR;
 		if (signal_pending(current))
 			return i;
@@ -2082,6 +2087,7 @@ static int devexcl_ioctl_atomic(struct devexcl_ctx *ctx, void *data)
 	struct devexcl_batch batch = {
 		.flags = arg->flags,
 		.gap_ns = arg->gap_ns,
+		.nowait = DEVEXCL_BATCH_OPS,
 	};
 	int ret = 0;
 
@@ -2583,6 +2589,7 @@ static void devexcl_job_free(struct devexcl_job *job)
  * @random: RANDOM: state of the random numbers
  * @node: CHASE: address of the node
  * @max: operations of a batch
+ * @ops: room for them
  * @batch: what comes next
  * @progress: up to there
  */
@@ -2594,6 +2601,7 @@ struct devexcl_stream {
 	u64 random;
 	u64 node;
 	unsigned int max;
+	struct devexcl_atomic_op *ops;
 	struct devexcl_batch batch;
 	struct devexcl_progress progress;
 };
@@ -2695,21 +2703,37 @@ static void devexcl_stream_note(struct devexcl_stream *stream, unsigned int nr)
 }
 
 /* As many operations as fit into a batch. */
+static void devexcl_stream_fill(struct devexcl_stream *stream)
+{
+	unsigned int nr = 0;
+
+	while (nr < stream->max && stream->pass < stream->arg->repeat)
+		devexcl_stream_op(stream, &stream->ops[nr++],
+				  devexcl_stream_next(stream));
+	stream->batch.ops = stream->ops;
+	stream->batch.nr = nr;
+}
+
+/*
+ * Go on with the batch, up to a page that has to be waited for: that is the
+ * first thing that is done in the next round, when progress has been told.
+ */
 static int devexcl_stream_batch(struct devexcl_ctx *ctx,
 				struct devexcl_stream *stream)
 {
 	struct devexcl_batch *batch = &stream->batch;
-	unsigned int nr = 0, ran;
+	unsigned int ran;
 
-	while (nr < stream->max && stream->pass < stream->arg->repeat)
-		devexcl_stream_op(stream, &batch->ops[nr++],
-				  devexcl_stream_next(stream));
-	batch->nr = nr;
+	if (!batch->nr)
+		devexcl_stream_fill(stream);
+	batch->nowait = 1;
 	ran = devexcl_ops_run(ctx, batch);
 	devexcl_stream_note(stream, ran);
 	stream->progress.passes = div64_u64(stream->progress.done,
 					    stream->arg->count);
-	return ran < nr ? batch->ops[ran].error : 0;
+	batch->ops += ran;
+	batch->nr -= ran;
+	return batch->nr ? batch->ops[0].error : 0;
 }
 
 /*
@@ -2726,20 +2750,22 @@ static int devexcl_stream_node(struct devexcl_ctx *ctx,
 
 	if (ret)
 		return ret;
-	batch->ops[0] = (struct devexcl_atomic_op) {
+	stream->ops[0] = (struct devexcl_atomic_op) {
 		.addr = stream->node,
 		.op = DEVEXCL_OP_OR,
 		.width = sizeof(link),
 	};
-	devexcl_stream_op(stream, &batch->ops[1],
+	devexcl_stream_op(stream, &stream->ops[1],
 			  stream->node + stream->arg->stride);
+	batch->ops = stream->ops;
 	batch->nr = 2;
 	ran = devexcl_ops_run(ctx, batch);
 	if (ran < batch->nr)
 		return batch->ops[ran].error;
 
+	batch->nr = 0;
 	link = batch->ops[0].old;
-	batch->ops[0] = batch->ops[1];
+	batch->ops++;
 	devexcl_stream_note(stream, 1);
 	stream->node = link;
 	devexcl_stream_step(stream, !link);
@@ -2747,6 +2773,7 @@ static int devexcl_stream_node(struct devexcl_ctx *ctx,
 	return 0;
 }
 
+/* As many nodes as operations in a batch, and as far. */
 static int devexcl_stream_nodes(struct devexcl_ctx *ctx,
 				struct devexcl_stream *stream)
 {
@@ -2754,9 +2781,16 @@ static int devexcl_stream_nodes(struct devexcl_ctx *ctx,
 	int ret = 0;
 
 	for (i = 0; i < stream->max && stream->pass < stream->arg->repeat &&
-	     !ret; i++)
+	     !ret; i++) {
+		stream->batch.nowait = i ? 0 : 2;
 		ret = devexcl_stream_node(ctx, stream);
+	}
 	return ret;
+}
+
+static bool devexcl_stream_ended(const struct devexcl_stream *stream)
+{
+	return stream->pass >= stream->arg->repeat && !stream->batch.nr;
 }
 
 static void devexcl_job_tell(struct devexcl_job *job,
@@ -2777,8 +2811,8 @@ static int devexcl_job_do(struct devexcl_job *job)
 	struct devexcl_stream stream = {
 		.arg = &job->arg,
 		.max = DEVEXCL_BATCH_JOB,
+		.ops = job->engine->ops,
 		.batch = {
-			.ops = job->engine->ops,
 			.flags = job->arg.flags & (DEVEXCL_ATOMIC_ACQUIRE |
 						   DEVEXCL_ATOMIC_GAP),
 			.gap_ns = job->arg.gap_ns,
@@ -2796,7 +2830,7 @@ static int devexcl_job_do(struct devexcl_job *job)
 				     NSEC_PER_MSEC / job->arg.gap_ns, 1,
 				     DEVEXCL_BATCH_JOB);
 	devexcl_stream_rewind(&stream);
-	while (!ret && stream.pass < job->arg.repeat) {
+	while (!ret && !devexcl_stream_ended(&stream)) {
 		if (!mmget_not_zero(ctx->mm))
 			return -ESRCH;
 		if (job->arg.pattern == DEVEXCL_PATTERN_CHASE)
@@ -2804,6 +2838,8 @@ static int devexcl_job_do(struct devexcl_job *job)
 		else
 			ret = devexcl_stream_batch(ctx, &stream);
 		devexcl_job_tell(job, &stream);
+		if (ret == -EAGAIN)
+			ret = 0;
 		/* Perhaps it is the last one; so no locks are held. */
 		mmput(ctx->mm);
 		cond_resched();

@@ -785,7 +785,8 @@ enum devexcl_job_state {
  * @run_ns: out: for how long the engine has worked on it, nanoseconds
  *
  * All numbers are of the same moment. They are told also if the call fails
- * with ETIME or EINTR, and grow by up to 256 operations at a time.
+ * with ETIME or EINTR, and grow by up to 256 operations at a time; nothing is
+ * left out while the job waits for a page.
  *
  * If the job has ended, the call returns 0, and the job is forgotten. May be
  * called from any address space.
