@@ -336,6 +336,11 @@ int wait_child(pid_t pid);
 int open_own_state(void);
 bool state_is_asleep(int state);
 
+/* Give a file to who has the other end of a socket: 0 or -errno. */
+int send_fd(int sock, int fd);
+/* The file, or -1. */
+int receive_fd(int sock);
+
 /**
  * struct gate - lets two processes wait for each other
  * @pipe: a byte each way
