@@ -20,7 +20,10 @@ class Arch:
 	machine: str
 	console: str
 	# Accelerators, best first, with the CPU model that is right for each.
-	# QEMU 7.2 emulates cmpxchg16b in a way that crashes guests at random.
+	# QEMU 7.2 emulates cmpxchg16b in a way that crashes guests at random. An
+	# emulated "rep stosb", with which kernels clear pages if it is said to be
+	# fast, writes byte by byte; and a fifth level of page tables is one more to
+	# look at for each entry of the TLB, which is emptied all the time.
 	accelerators: tuple[tuple[str, str], ...]
 	cmdline: tuple[str, ...] = field(default=())
 	# The same for a kernel with KASAN, if that cannot be booted in this way.
@@ -44,7 +47,7 @@ ARCHES = {
 		qemu='qemu-system-x86_64',
 		machine='pc',
 		console='ttyS0',
-		accelerators=(('kvm', 'host'), ('tcg', 'max,-cx16')),
+		accelerators=(('kvm', 'host'), ('tcg', 'max,-cx16,-erms,-fsrm,-la57')),
 		# Neither the keyboard controller nor the BIOS has anything to say here.
 		# xen_prepare_pvh() comes to memcmp() before there is a shadow, if the compiler does not inline it.
 		debug_image='arch/x86/boot/bzImage',

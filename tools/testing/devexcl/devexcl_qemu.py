@@ -296,7 +296,7 @@ def pick_accelerator(image: Image, folder: Path) -> tuple[str, str]:
 	record = cache_dir() / 'accelerator.json'
 	with contextlib.suppress(OSError, ValueError, KeyError):
 		known = json.loads(record.read_text(encoding='utf-8'))
-		if known['host'] == [boot, version]:
+		if known['host'] == [boot, version] and tuple(known['accelerator']) in arch.accelerators:
 			return tuple(known['accelerator'])
 	for accelerator in arch.accelerators[:-1]:
 		if can_boot(image, accelerator, folder):
