@@ -21,6 +21,8 @@ from devexcl_attempt import Attempt
 HEADER = '# TESTS'
 # A kind of memory with which an operation makes no sense, however it is held.
 WITHOUT = re.compile(r'#\s*without (\S+): (.+)')
+# It ended before its time, so that the next one finds a kernel that is in order.
+STOPPED = re.compile(r'#\s*stopped: ')
 EXCLUDED = re.compile(r'#\s*excluded: (\d+) cells?: (.+)')
 
 
@@ -98,7 +100,8 @@ class Batch:
 	def _charged(self) -> str:
 		"""The cell that has to answer for how it all ended."""
 		last = self._begun[-1]
-		if self.whole.lost or not self._results[last]:
+		stopped = any(STOPPED.match(line) for line in self.whole.output)
+		if self.whole.lost or stopped or not self._results[last]:
 			return last
 		# The program is gone, and did not come to the next one.
 		return next((name for name in self.names if name not in self._begun), last)

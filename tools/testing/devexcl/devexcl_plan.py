@@ -24,7 +24,7 @@ CELL_SECONDS = 150
 DEBUG_SLOWNESS = 10
 
 # So many cells at once: what is lost with a crash is little, and so is the cost of a start.
-CELLS_AT_ONCE = 100
+CELLS_AT_ONCE = 400
 FEWEST_AT_ONCE = 10
 
 

@@ -90,7 +90,7 @@
 
 #define MAX_LINE		2048	/* bytes of output in one message */
 #define MAX_COMMAND		65536
-#define MAX_ARGS		256
+#define MAX_ARGS		1024
 #define MAX_MODULES		8
 #define REAP_MS			5000	/* how long SIGKILL may take */
 #define PORT_MS			10000	/* how long a port may be in coming */
