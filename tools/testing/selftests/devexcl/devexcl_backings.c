@@ -3,7 +3,6 @@
  * The columns of the matrix: kinds of memory that a device can acquire
  */
 #include <dirent.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -23,6 +22,9 @@
 #define BASE_PAGES	8
 #define BASE_FIRST	2
 #define BASE_TARGET	4
+
+/* An empty file system that nobody else can find, for files that live in RAM. */
+static int ramfs = -1;
 
 static void set_target(struct cell *cell, size_t first, size_t pages)
 {
@@ -104,30 +106,48 @@ static const char *make_mlocked(struct cell *cell)
 
 /* Large folios */
 
-/* Have only this size of folio made from now on, where it is asked for. */
-static int enable_folio_size(unsigned long kb)
+static const char *folio_size_file(unsigned long kb)
+{
+	static char name[80];
+
+	snprintf(name, sizeof(name), THP_DIR "hugepages-%lukB/enabled", kb);
+	return name;
+}
+
+/* The only size that is enabled, in kB; shared by all cells. 0: not known. */
+static unsigned long *enabled_size;
+
+static int disable_all_folio_sizes(void)
 {
 	struct dirent *entry;
-	char name[PATH_MAX];
+	unsigned long size;
 	DIR *dir;
-	int ret = -ENOENT;
 
 	dir = opendir(THP_DIR);
 	if (!dir)
 		return -errno;
-	while ((entry = readdir(dir))) {
-		unsigned long size;
-
-		if (sscanf(entry->d_name, "hugepages-%lukB", &size) != 1)
-			continue;
-		snprintf(name, sizeof(name), THP_DIR "%s/enabled",
-			 entry->d_name);
-		if (size == kb)
-			ret = write_file(name, "madvise");
-		else
-			write_file(name, "never");
-	}
+	while ((entry = readdir(dir)))
+		if (sscanf(entry->d_name, "hugepages-%lukB", &size) == 1)
+			write_file(folio_size_file(size), "never");
 	closedir(dir);
+	return 0;
+}
+
+/* Have only this size of folio made from now on, where it is asked for. */
+static int enable_folio_size(unsigned long kb)
+{
+	unsigned long last = *enabled_size;
+	int ret;
+
+	if (last == kb)
+		return 0;
+	*enabled_size = 0;
+	ret = last ? write_file(folio_size_file(last), "never") :
+		     disable_all_folio_sizes();
+	if (!ret)
+		ret = write_file(folio_size_file(kb), "madvise");
+	if (!ret)
+		*enabled_size = kb;
 	return ret;
 }
 
@@ -159,27 +179,11 @@ static const char *map_large(struct cell *cell, size_t size)
 	return NULL;
 }
 
-/* Bits of /proc/kpageflags */
-#define KPF_COMPOUND_HEAD	(1ULL << 15)
-
-/* The flags of the page that is mapped at @p; 0 if they cannot be read. */
-static uint64_t page_flags_of(const void *p)
-{
-	uint64_t word = pagemap_of(p), flags = 0;
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &flags, sizeof(flags),
-		  (word & PAGEMAP_PFN) * sizeof(flags)) != sizeof(flags))
-		flags = 0;
-	close(fd);
-	return flags;
-}
-
 static const char *require_large(const struct cell *cell)
 {
-	return page_flags_of(cell->mem.p) & KPF_COMPOUND_HEAD ? NULL :
+	uint64_t pfn = pagemap_of(cell->mem.p) & PAGEMAP_PFN;
+
+	return frame_flags(pfn) & KPF_COMPOUND_HEAD ? NULL :
 	       skip("no large folio was to be had");
 }
 
@@ -305,12 +309,14 @@ static const char *make_ksm(struct cell *cell)
 	/* Pages that were not merged are not to be passed over later. */
 	write_file(KSM_DIR "smart_scan", "0");
 	TRY(must("start ksmd", write_file(KSM_DIR "run", "1")));
-	while (!all_merged(&cell->mem)) {
-		if (read_number(KSM_DIR "full_scans") > scans + 2000) {
+	while (!ret && !all_merged(&cell->mem)) {
+		long last = read_number(KSM_DIR "full_scans"), now;
+
+		/* Looking at the pages meanwhile would hold ksmd up. */
+		while ((now = read_number(KSM_DIR "full_scans")) == last)
+			nap();
+		if (now > scans + 2000)
 			ret = skip("ksmd does not merge");
-			break;
-		}
-		sched_yield();
 	}
 	write_file(KSM_DIR "run", "0");
 	/* What it has merged stays merged; it shall not merge again. */
@@ -397,21 +403,13 @@ static const char *map_file(struct cell *cell, int fd)
 
 static const char *make_file(struct cell *cell)
 {
-	char dir[] = "/tmp/devexcl-XXXXXX";
-	char name[64];
 	int fd;
 
-	if (!mkdtemp(dir))
-		return must("mkdtemp", -1);
-	if (mount("devexcl", dir, "ramfs", 0, NULL)) {
-		rmdir(dir);
-		return skip("no ramfs: %s", strerror(errno));
-	}
-	snprintf(name, sizeof(name), "%s/file", dir);
-	fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (ramfs < 0)
+		return skip("no ramfs");
+	fd = openat(ramfs, "file", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	/* The file lives until we do. */
-	umount2(dir, MNT_DETACH);
-	rmdir(dir);
+	unlinkat(ramfs, "file", 0);
 	return map_file(cell, fd);
 }
 
@@ -427,6 +425,7 @@ static void move_for_ever(pid_t pid, void *p, unsigned long *rounds)
 	int node = 0, status;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	go_to_other_cpus();
 	for (;;) {
 		node = !node;
 		syscall(SYS_move_pages, pid, 1UL, &p, &node, &status, 2);
@@ -454,6 +453,31 @@ static const char *make_migrating(struct cell *cell)
 	if (!cell->child)
 		move_for_ever(self, p, cell->rounds);
 	return must("fork", cell->child);
+}
+
+static int mount_ramfs(void)
+{
+	char dir[] = "/tmp/devexcl-XXXXXX";
+	int fd = -1;
+
+	if (!mkdtemp(dir))
+		return -1;
+	if (!mount("devexcl", dir, "ramfs", 0, NULL)) {
+		fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	return fd;
+}
+
+int prepare_backings(void)
+{
+	enabled_size = mmap(NULL, page_size(), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (enabled_size == MAP_FAILED)
+		return -errno;
+	ramfs = mount_ramfs();
+	return 0;
 }
 
 #define THP_TRAITS	(TRAIT_LARGE | TRAIT_PMD_SIZE | TRAIT_SINGLE)

@@ -289,11 +289,12 @@ static const char *check_ownership(struct cell *cell,
 	*lost = 0;
 	for (page = 0; page < cell->mem.pages; page++) {
 		bool reached = is_reached(cell, expect, page);
-		enum entry entry = entry_of(page_of(&cell->mem, page));
+		enum entry entry;
 		bool holds;
 
 		if (!cell->held[page])
 			continue;
+		entry = entry_of(page_of(&cell->mem, page));
 		holds = !check_held(&cell->dev, &cell->mem, page, 1, true);
 		*lost += !holds;
 		if (holds && entry != ENTRY_EXCLUSIVE)
@@ -337,12 +338,15 @@ static const char *check_moved(struct cell *cell, const struct expect *expect)
 	if (expect->data != DATA_MOVED)
 		return NULL;
 	for (page = 0; page < cell->mem.pages; page++) {
-		enum entry entry = entry_of(place_of(cell, expect, page));
+		enum entry entry;
 
 		if (!is_reached(cell, expect, page))
 			continue;
 		pages++;
-		if (cell->held[page] && entry != ENTRY_EXCLUSIVE)
+		if (!cell->held[page])
+			continue;
+		entry = entry_of(place_of(cell, expect, page));
+		if (entry != ENTRY_EXCLUSIVE)
 			return fail("entry of page %zu is %s after the move",
 				    page, entry_name(entry));
 	}
@@ -430,6 +434,20 @@ static const char *check_page_counts(struct cell *cell, size_t page,
 	return NULL;
 }
 
+static const char *check_all_counts(struct cell *cell,
+				    const struct expect *expect)
+{
+	size_t page;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		char *p = place_of(cell, expect, page);
+
+		if (cell->held[page] && p)
+			TRY(check_page_counts(cell, page, p));
+	}
+	return NULL;
+}
+
 /* The counts of the pages that the device had, and that are left. */
 static const char *check_counts(struct cell *cell, const struct expect *expect)
 {
@@ -441,12 +459,14 @@ static const char *check_counts(struct cell *cell, const struct expect *expect)
 		if (cell->held[page] && p)
 			TRY(must("acquire", dev_acquire_one(&cell->dev, p)));
 	}
-	/* Acquiring may put pages into batches, too: of mlock, for one. */
-	drain_lru_batches();
-	for (page = 0; page < cell->mem.pages; page++) {
-		p = place_of(cell, expect, page);
-		if (cell->held[page] && p)
-			TRY(check_page_counts(cell, page, p));
+	/*
+	 * Acquiring may put pages into batches, too: of mlock, for one. Batches
+	 * of other CPUs have what somebody else did.
+	 */
+	drain_own_lru_batches();
+	if (check_all_counts(cell, expect)) {
+		drain_lru_batches();
+		TRY(check_all_counts(cell, expect));
 	}
 	for (page = 0; page < cell->mem.pages; page++) {
 		p = place_of(cell, expect, page);
@@ -486,29 +506,12 @@ static void fill_near(struct cell *cell)
 /* Longer than anything takes that somebody else may have to finish. */
 #define LATE_SECONDS	10
 
-/* Bits of /proc/kpageflags */
-#define KPF_ANON	(1ULL << 12)
-
 static bool is_late(const struct timespec *since)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec - since->tv_sec > LATE_SECONDS;
-}
-
-/* What a file of /proc that has a word for each page frame says. */
-static uint64_t frame_word(const char *name, uint64_t pfn)
-{
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	uint64_t word = 0;
-
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &word, sizeof(word), pfn * sizeof(word)) != sizeof(word))
-		word = 0;
-	close(fd);
-	return word;
 }
 
 /* Which page frames the device holds. */
@@ -533,8 +536,7 @@ static bool is_left_behind(const struct cell *cell, size_t page)
 {
 	uint64_t pfn = cell->pfns[page];
 
-	return frame_word("/proc/kpageflags", pfn) & KPF_ANON &&
-	       !frame_word("/proc/kpagecount", pfn);
+	return frame_flags(pfn) & KPF_ANON && !frame_mapcount(pfn);
 }
 
 /*
@@ -552,13 +554,15 @@ static const char *check_given_back(struct cell *cell,
 	    (cell->backing->traits & TRAIT_LARGE && expect->reach != REACH_ALL))
 		return NULL;
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	drain_lru_batches();
+	drain_own_lru_batches();
 	for (page = 0; page < cell->mem.pages; page++) {
 		if (!cell->held[page] || !is_reached(cell, expect, page))
 			continue;
-		while (is_left_behind(cell, page))
+		while (is_left_behind(cell, page)) {
 			if (is_late(&start))
 				return fail("page %zu was not given back", page);
+			drain_lru_batches();
+		}
 	}
 	return NULL;
 }
@@ -640,9 +644,10 @@ static const char *check_frame_used(const struct cell *cell, size_t page)
 {
 	uint64_t pfn = cell->pfns[page];
 
-	if (!(frame_word("/proc/kpageflags", pfn) & KPF_ANON))
+	if (!(frame_flags(pfn) & KPF_ANON))
 		return fail("page %zu is not anonymous", page);
-	frame_word("/proc/kpagecount", pfn);
+	/* Who asks later shall not need memory for it then. */
+	frame_mapcount(pfn);
 	return NULL;
 }
 
@@ -650,11 +655,9 @@ static const char *check_frame_free(const struct cell *cell, size_t page)
 {
 	uint64_t pfn = cell->pfns[page];
 
-	if (frame_word("/proc/kpageflags", pfn) & KPF_ANON)
-		return fail("page %zu is still there, with %llu mappings",
-			    page,
-			    (unsigned long long)frame_word("/proc/kpagecount",
-							   pfn));
+	if (frame_flags(pfn) & KPF_ANON)
+		return fail("page %zu is still there, with %ld mappings", page,
+			    frame_mapcount(pfn));
 	return NULL;
 }
 
@@ -680,11 +683,12 @@ static const char *check_frames_free(const struct cell *cell)
 	if (cell->backing->traits & TRAIT_MOVING)
 		return NULL;
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	drain_lru_batches();
+	drain_own_lru_batches();
 	while ((ret = each_frame(cell, check_frame_free))) {
 		if (is_late(&start))
 			return ret;
 		sched_yield();
+		drain_lru_batches();
 	}
 	return NULL;
 }
@@ -787,15 +791,23 @@ static void owner_process(struct cell *cell, struct gate *ready,
 
 /*
  * What the owner frees must not become ours, or its pages would seem to be
- * still there: have all the stack that we are going to need.
+ * still there: have all the memory that we are going to need, and have it for
+ * ourselves.
  */
-static void touch_stack(void)
+static void touch_memory(void)
 {
-	char deep[65536];
+	/* All data, as the linker lays it out. */
+	extern char data_start[], end[];
+	char deep[65536], *p;
 	size_t i;
 
 	for (i = 0; i < sizeof(deep); i += 1024)
 		WRITE_MEM(&deep[i], 0);
+	for (p = data_start; p < end; p += page_size())
+		WRITE_MEM(p, READ_MEM(p));
+	/* The heap, from its end down to its beginning. */
+	for (p = (char *)sbrk(0) - 1; pagemap_of(p); p -= page_size())
+		WRITE_MEM(p, READ_MEM(p));
 }
 
 /* Start the owner, and wait until the device has its pages. */
@@ -806,7 +818,6 @@ static const char *start_owner(struct cell *owners, struct cell *cell,
 	int pidfd;
 	pid_t pid;
 
-	touch_stack();
 	TRY(must("pipe", gate_init(&ready)));
 	TRY(must("pipe", gate_init(go)));
 	pid = fork();
@@ -816,6 +827,7 @@ static const char *start_owner(struct cell *owners, struct cell *cell,
 	close(ready.pipe[1]);
 	if (gate_wait(&ready))
 		return take_verdict() ?: fail("the owner died too early");
+	touch_memory();
 	*cell = *owners;
 	cell->owner_child = pid;
 
@@ -1043,9 +1055,20 @@ static void put_khugepaged_to_sleep(void)
 /* Nobody shall move or merge pages but those whom a cell asks to. */
 static void keep_the_kernel_calm(void)
 {
+	stay_on_one_cpu();
 	save_settings();
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
 	put_khugepaged_to_sleep();
+}
+
+static void begin_cells(void)
+{
+	int ret = prepare_backings();
+
+	if (ret)
+		ksft_exit_fail_msg("no memory to begin with: %s\n",
+				   strerror(-ret));
+	keep_the_kernel_calm();
 }
 
 int matrix_main(const char *subject, const struct operation *ops,
@@ -1059,7 +1082,7 @@ int matrix_main(const char *subject, const struct operation *ops,
 		.tell_excluded = cell_stands_for_all,
 		.run = cell_run,
 		.control = cell_control,
-		.begin = keep_the_kernel_calm,
+		.begin = begin_cells,
 		.end = restore_settings,
 	};
 

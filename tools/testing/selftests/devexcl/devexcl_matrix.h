@@ -62,6 +62,9 @@ struct backing {
 extern const struct backing backings[];
 extern const size_t nr_backings;
 
+/* What the backings need that a program does once, for all cells; or -errno. */
+int prepare_backings(void);
+
 /* What must happen to exclusive pages of the target. */
 enum taken_what {
 	TAKEN,		/* all are taken from the device, each once */

@@ -14,6 +14,10 @@
 
 #include "devexcl_util.h"
 
+#ifndef MADV_COLD
+#define MADV_COLD		20
+#endif
+
 /* Times that a locked folio is tried again, before it is an error. */
 #define MAX_BUSY	100000
 
@@ -563,21 +567,60 @@ const char *check_taken(struct dev *dev, const struct mem *mem, size_t first,
 	return check_held(dev, mem, first, pages, false);
 }
 
+/* Files of /proc with a word for each page; opened once, and kept open */
+
+struct word_file {
+	const char *name;
+	int fd;
+};
+
+static struct word_file pagemap = { "/proc/self/pagemap", -1 };
+static struct word_file kpageflags = { "/proc/kpageflags", -1 };
+static struct word_file kpagecount = { "/proc/kpagecount", -1 };
+
+/* Word @n of a file; -errno if it cannot be read. */
+static int read_word(struct word_file *file, uint64_t n, uint64_t *word)
+{
+	if (file->fd < 0)
+		file->fd = open(file->name, O_RDONLY | O_CLOEXEC);
+	if (file->fd < 0)
+		return -errno;
+	if (pread(file->fd, word, sizeof(*word), n * sizeof(*word)) !=
+	    sizeof(*word))
+		return -EIO;
+	return 0;
+}
+
+uint64_t frame_flags(uint64_t pfn)
+{
+	uint64_t flags;
+
+	return read_word(&kpageflags, pfn, &flags) ? 0 : flags;
+}
+
+long frame_mapcount(uint64_t pfn)
+{
+	uint64_t count;
+
+	return read_word(&kpagecount, pfn, &count) ?: (long)count;
+}
+
 /* Entries */
 
 uint64_t pagemap_of(const void *p)
 {
-	off_t offset = (uintptr_t)p / page_size() * sizeof(uint64_t);
-	uint64_t word = 0;
-	int fd;
+	static pid_t opener;
+	pid_t self = getpid();
+	uint64_t word;
 
-	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &word, sizeof(word), offset) != sizeof(word))
-		word = 0;
-	close(fd);
-	return word;
+	/* What our parent has opened shows our parent's memory. */
+	if (opener != self && pagemap.fd >= 0) {
+		close(pagemap.fd);
+		pagemap.fd = -1;
+	}
+	opener = self;
+	return read_word(&pagemap, (uintptr_t)p / page_size(), &word) ? 0 :
+								       word;
 }
 
 enum entry entry_of(const void *p)
@@ -712,19 +755,10 @@ long smaps_kb(const struct mem *mem, const char *field)
 long mapcount_of(const void *p)
 {
 	uint64_t word = pagemap_of(p);
-	uint64_t count;
-	long ret;
-	int fd;
 
 	if (!(word & PAGEMAP_PRESENT))
 		return -ENOENT;
-	fd = open("/proc/kpagecount", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ret = pread(fd, &count, sizeof(count),
-		    (word & PAGEMAP_PFN) * sizeof(count));
-	close(fd);
-	return ret == sizeof(count) ? (long)count : -EIO;
+	return frame_mapcount(word & PAGEMAP_PFN);
 }
 
 void drain_lru_batches(void)
@@ -738,23 +772,26 @@ void drain_lru_batches(void)
 		write_file("/proc/sys/vm/drop_caches", "1");
 }
 
+void drain_own_lru_batches(void)
+{
+	static char *nothing;
+
+	/* Advice that concerns reclaim begins with that, on this CPU. */
+	if (!nothing)
+		nothing = mmap(NULL, page_size(), PROT_NONE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (nothing == MAP_FAILED || madvise(nothing, page_size(), MADV_COLD))
+		drain_lru_batches();
+}
+
 void defragment_memory(void)
 {
 	write_file("/proc/sys/vm/compact_memory", "1");
 }
 
-/* Bit of /proc/kpageflags */
-#define KPF_SWAPCACHE	(1ULL << 13)
-
 int swap_cache_references(const struct devexcl_page *info)
 {
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t flags = 0;
-
-	if (pread(fd, &flags, sizeof(flags), info->pfn * sizeof(flags)) < 0)
-		flags = 0;
-	close(fd);
-	return flags & KPF_SWAPCACHE ? 1 << info->order : 0;
+	return frame_flags(info->pfn) & KPF_SWAPCACHE ? 1 << info->order : 0;
 }
 
 static const char *check_page_references(struct dev *dev,
@@ -887,6 +924,40 @@ int cpu_read(const uint64_t *p, uint64_t *value)
 int cpu_write(uint64_t *p, uint64_t value)
 {
 	return cpu_access(p, NULL, &value);
+}
+
+/* CPUs */
+
+void stay_on_one_cpu(void)
+{
+	int cpu = CPU_SETSIZE - 1;
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus))
+		return;
+	while (cpu > 0 && !CPU_ISSET(cpu, &cpus))
+		cpu--;
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
+void go_to_other_cpus(void)
+{
+	int cpu = sched_getcpu();
+	cpu_set_t cpus;
+
+	/* Those that are not there the kernel leaves out by itself. */
+	memset(&cpus, 0xff, sizeof(cpus));
+	CPU_CLR(cpu, &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
+void nap(void)
+{
+	const struct timespec time = { .tv_nsec = 200000 };
+
+	nanosleep(&time, NULL);
 }
 
 /* Processes */

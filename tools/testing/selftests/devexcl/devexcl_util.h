@@ -262,12 +262,28 @@ long smaps_kb(const struct mem *mem, const char *field);
 /* Mappings of the page that the CPU finds at @p, or -errno. */
 long mapcount_of(const void *p);
 
+/* Bits of /proc/kpageflags */
+#define KPF_ANON		(1ULL << 12)
+#define KPF_SWAPCACHE		(1ULL << 13)
+#define KPF_COMPOUND_HEAD	(1ULL << 15)
+
+/* What /proc/kpageflags says of a page frame; 0 if it cannot be read. */
+uint64_t frame_flags(uint64_t pfn);
+/* What /proc/kpagecount says, or -errno. */
+long frame_mapcount(uint64_t pfn);
+
 /*
  * A page that was just faulted in waits in a batch of its CPU to be put onto
  * the LRU list, and the batch holds a reference: before references can be
  * counted, have all batches emptied.
  */
 void drain_lru_batches(void);
+/*
+ * The same for the batches of this CPU only, which is much cheaper: all there
+ * are if all was done on one CPU, by stay_on_one_cpu(), and by no thread of the
+ * kernel.
+ */
+void drain_own_lru_batches(void);
 /*
  * References of a folio that are of the swap cache: what was swapped in may
  * stay there, and what reclaim has given up.
@@ -320,6 +336,20 @@ int cpu_read(const uint64_t *p, uint64_t *value);
 int cpu_write(uint64_t *p, uint64_t value);
 
 /* Processes and threads */
+
+/*
+ * Have this thread, and all that it makes, run on one CPU: what it does is done
+ * in a certain order, and nobody waits for another CPU to wake up. Who is to
+ * run at the same time goes to another one, if there is one.
+ */
+void stay_on_one_cpu(void);
+void go_to_other_cpus(void);
+
+/*
+ * For who looks again and again whether a thread of the kernel is done, which
+ * tells nobody: leave the CPU to it for a moment.
+ */
+void nap(void);
 
 /*
  * Wait for a child: its exit status, or -signal. A failed assertion in the

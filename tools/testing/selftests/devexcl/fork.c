@@ -849,7 +849,6 @@ static const char *check_two_sides(FIXTURE_DATA(fork) *self)
 	return NULL;
 }
 
-#define KPF_ANON	12
 
 /*
  * The pages that the child's device held, and nobody else mapped, are gone
@@ -871,7 +870,7 @@ static const char *check_freed(FIXTURE_DATA(fork) *self)
 		    pread(counts, &count, sizeof(count), offset) !=
 		    sizeof(count))
 			wrong = "cannot read the state of a page";
-		else if ((word & (1ULL << KPF_ANON)) && !count)
+		else if ((word & KPF_ANON) && !count)
 			wrong = "the child is gone and its page is not";
 	}
 	close(flags);

@@ -564,6 +564,7 @@ static void *keep_moving(void *arg)
 	struct mover *mover = arg;
 	int node = 0, status;
 
+	go_to_other_cpus();
 	while (!__atomic_load_n(&mover->stop, __ATOMIC_RELAXED)) {
 		node = !node;
 		syscall(SYS_move_pages, 0, 1UL, &mover->page, &node, &status,

@@ -76,6 +76,7 @@ static const char *act_acquire_for_ever(struct cell *cell)
 	size_t n = 0;
 	int ret;
 
+	go_to_other_cpus();
 	do {
 		size_t page = cell->first + n++ % cell->pages;
 
@@ -92,6 +93,7 @@ static const char *act_atomics_for_ever(struct cell *cell)
 	long ret;
 	size_t i;
 
+	go_to_other_cpus();
 	do {
 		for (i = 0; i < ARRAY_SIZE(ops); i++)
 			ops[i] = (struct devexcl_atomic_op){

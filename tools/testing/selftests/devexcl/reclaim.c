@@ -346,6 +346,7 @@ static void *free_memory(void *arg)
 {
 	struct mem *mem = arg;
 
+	go_to_other_cpus();
 	madvise(mem->p, mem->size, MADV_FREE);
 	return NULL;
 }
@@ -478,6 +479,7 @@ static void *keep_paging_out(void *arg)
 {
 	struct pager *pager = arg;
 
+	go_to_other_cpus();
 	while (!__atomic_load_n(&pager->stop, __ATOMIC_RELAXED))
 		madvise(pager->page, page_size(), MADV_PAGEOUT);
 	return NULL;
