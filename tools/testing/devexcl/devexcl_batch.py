@@ -2,7 +2,8 @@
 """Batches: many short tests in one run of their program, and who is charged with what.
 
 A program with hundreds of tests of a few milliseconds each, called cells, lists
-them under a line "# TESTS" and takes "-r <name>" many times. Before a cell it
+them under a line "# TESTS" and takes "-r <name>" many times. So does one whose
+list of tests has a line "# MANY AT ONCE" before it. Before a cell it
 writes "#  RUN           <name> ..." to its output, and "devexcl-test: cell <name>"
 into the kernel log. So both can be taken apart again, and each cell becomes an
 attempt of its own: whoever judges them need not know that there was a batch.
@@ -19,6 +20,9 @@ import devexcl_splat
 from devexcl_attempt import Attempt
 
 HEADER = '# TESTS'
+MANY = '# MANY AT ONCE'
+# What a program says of each run that it makes of its harness: nothing about a test.
+CHATTER = re.compile(r'K?TAP version|1\.\.1$|#\s*(Starting|PASSED:|FAILED:|Totals:)')
 # A kind of memory with which an operation makes no sense, however it is held.
 WITHOUT = re.compile(r'#\s*without (\S+): (.+)')
 # It ended before its time, so that the next one finds a kernel that is in order.
@@ -32,6 +36,10 @@ def parse_list(lines: Iterable[str]) -> Optional[list[str]]:
 	if HEADER not in lines:
 		return None
 	return [line for line in lines[lines.index(HEADER):] if line and not line.startswith('#')]
+
+
+def takes_many(lines: Iterable[str]) -> bool:
+	return MANY in (line.strip() for line in lines)
 
 
 def parse_layout(lines: Iterable[str]) -> list[list[str]]:
@@ -60,7 +68,8 @@ class Batch:
 		self.whole = whole
 		self.names = names
 		self._startup, self._consoles = _take_apart(whole.console, devexcl_splat.CELL)
-		self._preamble, self._outputs = _take_apart(whole.output, devexcl_ktap.RUN)
+		output = [line for line in whole.output if not CHATTER.match(line)]
+		self._preamble, self._outputs = _take_apart(output, devexcl_ktap.RUN)
 		# After a crash it is the output that lacks its end, the console has it.
 		self._begun = [name for name in {**self._outputs, **self._consoles} if name in names]
 		self._trailer = self._cut_trailer()

@@ -325,10 +325,13 @@ class Worker:
 			if cells is not None:
 				self.collector.excluded[program] = devexcl_batch.parse_excluded(listing.output)
 				self.collector.layouts[program] = devexcl_batch.parse_layout(listing.output)
-				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name), cell=True)
+				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name), cell=True, batched=True)
 					 for name in cells]
 			elif names is not None:
-				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name)) for name in names]
+				# What it calls its tests must be what we do.
+				many = devexcl_batch.takes_many(listing.output)
+				jobs += [Job(program, full_name(program, name), (f'./{program}', '-r', name),
+					     batched=many and name == full_name(program, name)) for name in names]
 			else:
 				jobs.append(Job(program, '', (f'./{program}',)))
 		image = self.collector.image

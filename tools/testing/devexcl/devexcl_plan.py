@@ -35,7 +35,8 @@ class Job:
 	program: str
 	test: str
 	command: tuple[str, ...]
-	cell: bool = False	# one of many short ones, which are run in batches
+	cell: bool = False	# one of many short ones, made from a table
+	batched: bool = False	# is run with others of its program in one go
 	place: int = 0		# in the order of the reports
 
 	@property
@@ -143,7 +144,7 @@ class Queue:
 
 	@staticmethod
 	def _together(first: Job, job: Job) -> bool:
-		return first.cell and job.cell and first.program == job.program
+		return first.batched and job.batched and first.program == job.program
 
 	def put_back(self, jobs: Iterable[Job]) -> None:
 		"""What was taken, and not done."""

@@ -653,8 +653,8 @@ class BatchTest(QuietTest):
 			self.assertIn(word, devexcl_plan.SUBSET)
 
 	def test_queue(self) -> None:
-		jobs = [Job('one', 'one.a', ()), *(Job('many', f'many.{at}', (), cell=True) for at in range(300)),
-			Job('more', 'more.a', (), cell=True)]
+		jobs = [Job('one', 'one.a', ()), *(Job('many', f'many.{at}', (), cell=True, batched=True) for at in range(300)),
+			Job('more', 'more.a', (), cell=True, batched=True)]
 		queue = Queue(jobs, guests=2)
 		first, second = queue.take(), queue.take()
 		self.assertEqual([[job.place for job in jobs][::len(jobs) - 1 or 1] for jobs in (first, second)], [[1], [2, 76]])

@@ -91,17 +91,6 @@ const char *take_verdict(void)
 	return ret;
 }
 
-/* Say in the kernel log which cell is running. */
-static void mark_kernel_log(const char *name)
-{
-	char text[200];
-
-	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
-	write_file("/dev/kmsg", text);
-	/* What the kernel warns of once a boot it shall warn of in each cell. */
-	write_file("/sys/kernel/debug/clear_warn_once", "1");
-}
-
 /* Wait for the end of a process, but not for ever. Return: false if it hung. */
 static bool wait_cell(pid_t pid, int *status)
 {
@@ -256,21 +245,6 @@ static size_t *choose_cells(const struct cells *cells, size_t *nr)
 	return chosen;
 }
 
-/* Bits of /proc/sys/kernel/tainted: bad page, oops, warning */
-#define TAINT_COMPLAINTS	(1L << 5 | 1L << 7 | 1L << 9)
-
-static long complaints(void)
-{
-	FILE *f = fopen("/proc/sys/kernel/tainted", "re");
-	long taints = 0;
-
-	if (f && fscanf(f, "%ld", &taints) != 1)
-		taints = 0;
-	if (f)
-		fclose(f);
-	return taints & TAINT_COMPLAINTS;
-}
-
 /* Cells between which what they have printed is sent. */
 #define CELLS_A_FLUSH	16
 
@@ -278,7 +252,7 @@ static long complaints(void)
 static bool run_cells(const struct cells *cells, const size_t *chosen,
 		      size_t nr)
 {
-	long before = complaints();
+	long before = kernel_complaints();
 	size_t i;
 
 	for (i = 0; i < nr; i++) {
@@ -286,7 +260,7 @@ static bool run_cells(const struct cells *cells, const size_t *chosen,
 		if (i % CELLS_A_FLUSH == 0)
 			fflush(stdout);
 		/* Who has asked for many means to start anew after that. */
-		if (nr_asked && complaints() != before) {
+		if (nr_asked && kernel_complaints() != before) {
 			ksft_print_msg("stopped: the kernel has complained\n");
 			return false;
 		}

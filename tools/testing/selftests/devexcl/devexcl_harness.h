@@ -13,6 +13,7 @@
 #endif
 
 #include "../kselftest_harness.h"
+#include "devexcl_util.h"
 
 /*
  * Leave a fixture's setup because something that the tests need is missing,
@@ -27,7 +28,13 @@
 /* New harnesses know how to expect a failure, and have the options. */
 #ifdef XFAIL_ADD
 
-#define DEVEXCL_TEST_MAIN	TEST_HARNESS_MAIN
+#define DEVEXCL_CONSTRUCTOR
+
+static int devexcl_harness(int argc, char **argv)
+{
+	optind = 1;
+	return test_harness_run(argc, argv);
+}
 
 #else
 
@@ -108,7 +115,7 @@ static bool devexcl_select_test(const char *name)
 	return false;
 }
 
-static int devexcl_test_main(int argc, char **argv)
+static int devexcl_harness(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "-l"))
 		return devexcl_list_tests();
@@ -127,20 +134,72 @@ static int devexcl_test_main(int argc, char **argv)
 	return test_harness_run(argc, argv);
 }
 
-/* As TEST_HARNESS_MAIN. */
-#define DEVEXCL_TEST_MAIN						\
+#define DEVEXCL_CONSTRUCTOR						\
 	static void __attribute__((constructor))			\
 	__constructor_order_last(void)					\
 	{								\
 		if (!__constructor_order)				\
 			__constructor_order =				\
 				_CONSTRUCTOR_ORDER_BACKWARD;		\
-	}								\
+	}
+
+#endif /* XFAIL_ADD */
+
+/* A test, with a harness of its own: one harness runs once. */
+static void devexcl_run_test(char *program, char *name)
+{
+	char run[] = "-r";
+	char *argv[] = { program, run, name, NULL };
+	int status;
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		exit(devexcl_harness(3, argv));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		perror(name);
+}
+
+/*
+ * Many tests in one run of the program, as in devexcl_cells.c: all results are
+ * in the output.
+ */
+static int devexcl_run_tests(int argc, char **argv)
+{
+	long before = kernel_complaints();
+	int i;
+
+	for (i = 2; i < argc; i += 2) {
+		mark_kernel_log(argv[i]);
+		devexcl_run_test(argv[0], argv[i]);
+		if (kernel_complaints() != before) {
+			printf("# stopped: the kernel has complained\n");
+			break;
+		}
+	}
+	return KSFT_PASS;
+}
+
+static int devexcl_test_main(int argc, char **argv)
+{
+	int i;
+
+	if (argc == 2 && !strcmp(argv[1], "-l"))
+		fprintf(stderr, "# MANY AT ONCE\n");
+	for (i = 1; i + 1 < argc && !strcmp(argv[i], "-r"); i += 2)
+		;
+	if (i > 3 && i == argc)
+		return devexcl_run_tests(argc, argv);
+	return devexcl_harness(argc, argv);
+}
+
+/* As TEST_HARNESS_MAIN; but "-r name" may be repeated. */
+#define DEVEXCL_TEST_MAIN						\
+	DEVEXCL_CONSTRUCTOR						\
 	int main(int argc, char **argv)					\
 	{								\
 		return devexcl_test_main(argc, argv);			\
 	}
-
-#endif /* XFAIL_ADD */
 
 #endif /* _DEVEXCL_HARNESS_H */

@@ -348,6 +348,43 @@ int wait_for_break(int fd, unsigned int seconds)
 	return poller.revents & POLLIN ? 0 : -ETIME;
 }
 
+/* The kernel log */
+
+/* Write to a file that is opened once, and kept open. */
+static void write_again(int *fd, const char *name, const char *text)
+{
+	if (!*fd)
+		*fd = open(name, O_WRONLY | O_CLOEXEC);
+	if (*fd > 0 && write(*fd, text, strlen(text)) < 0)
+		perror(name);
+}
+
+void mark_kernel_log(const char *name)
+{
+	static int log, once;
+	char text[200];
+
+	snprintf(text, sizeof(text), "devexcl-test: cell %s\n", name);
+	write_again(&log, "/dev/kmsg", text);
+	/* What the kernel warns of once a boot it shall warn of in each test. */
+	write_again(&once, "/sys/kernel/debug/clear_warn_once", "1");
+}
+
+/* Bits of /proc/sys/kernel/tainted: bad page, oops, warning */
+#define TAINT_COMPLAINTS	(1L << 5 | 1L << 7 | 1L << 9)
+
+long kernel_complaints(void)
+{
+	static int fd;
+	char text[32] = "";
+
+	if (!fd)
+		fd = open("/proc/sys/kernel/tainted", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || pread(fd, text, sizeof(text) - 1, 0) < 0)
+		return 0;
+	return strtol(text, NULL, 10) & TAINT_COMPLAINTS;
+}
+
 /* Setting up */
 
 /*

@@ -168,6 +168,11 @@ int dev_break(struct dev *dev, unsigned int point, const void *p);
 /* Wait until somebody has stopped: 0, or -ETIME after @seconds. */
 int wait_for_break(int fd, unsigned int seconds);
 
+/* Say in the kernel log which test is running. */
+void mark_kernel_log(const char *name);
+/* What the kernel has complained of so far, to be compared with later. */
+long kernel_complaints(void);
+
 /* Data: a pattern that is different in every word. */
 void fill_mem(const struct mem *mem);
 uint64_t pattern_word(size_t page, size_t word);
