@@ -306,6 +306,23 @@ static const char *act_gup(struct cell *cell)
 /* Pins for long */
 
 /*
+ * Have the device add to a word of a page that it has acquired. Who tries to
+ * move a pinned page takes it from the device, though in vain.
+ */
+static int add_to_pinned(struct cell *cell, size_t page, uint64_t value,
+			 uint64_t *old)
+{
+	char *p = page_of(&cell->mem, page);
+	int ret;
+
+	do
+		ret = dev_add(&cell->dev, (uint64_t *)p + PIN_WORD, value, old);
+	while (ret == -EACCES && cell->rounds &&
+	       !dev_acquire_one(&cell->dev, p));
+	return ret;
+}
+
+/*
  * Each page of the target that the device had: acquire it, and have the device
  * change it. Whoever pinned the page must see that.
  */
@@ -314,15 +331,13 @@ static const char *device_adds(struct cell *cell, uint64_t value)
 	size_t page;
 
 	for_each_target(cell, page) {
-		uint64_t *word = word_of(&cell->mem, page) + PIN_WORD;
-
 		if (!cell->held[page])
 			continue;
 		TRY(must("acquire a pinned page",
 			 dev_acquire_one(&cell->dev,
 					 page_of(&cell->mem, page))));
 		TRY(must("atomic operation",
-			 dev_add(&cell->dev, word, value, NULL)));
+			 add_to_pinned(cell, page, value, NULL)));
 	}
 	return NULL;
 }
@@ -528,15 +543,14 @@ static const char *act_uring(struct cell *cell)
 /* Nobody tells the device of what the kernel does with pinned pages. */
 static const char *look_into_device(struct cell *cell, uint64_t added)
 {
-	uint64_t *word, old;
+	uint64_t old;
 	size_t page;
 
 	for_each_target(cell, page) {
 		if (!cell->held[page])
 			continue;
-		word = word_of(&cell->mem, page) + PIN_WORD;
 		TRY(must("atomic operation",
-			 dev_add(&cell->dev, word, -added, &old)));
+			 add_to_pinned(cell, page, -added, &old)));
 		if (old != expected_word(cell, page, PIN_WORD) + added)
 			return fail("the device does not see what io_uring wrote to page %zu",
 				    page);
