@@ -3238,6 +3238,23 @@ static bool devexcl_job_settled(struct devexcl_ctx *ctx, u32 id)
 	return settled;
 }
 
+/* Return: 0, -ETIME, or -EINTR. */
+static int devexcl_job_wait(struct devexcl_ctx *ctx, u32 id, u64 timeout_ns)
+{
+	ktime_t timeout = min_t(u64, timeout_ns, KTIME_MAX);
+	int ret;
+
+	if (devexcl_fails(ctx, DEVEXCL_FAULT_WAIT))
+		return -EINTR;
+	if (!timeout_ns)
+		return -ETIME;
+	ret = wait_event_interruptible_hrtimeout(ctx->job_wait,
+						 devexcl_job_settled(ctx, id),
+						 timeout);
+	/* Part of the timeout is over, so the call is not to be made again. */
+	return ret == -ERESTARTSYS ? -EINTR : ret;
+}
+
 /*
  * Take a job out of the list if it has ended.
  *
@@ -3283,18 +3300,9 @@ static int devexcl_ioctl_wait(struct devexcl_ctx *ctx, void *data)
 	struct devexcl_wait *arg = data;
 	struct devexcl_call *call = container_of(data, struct devexcl_call,
 						 args);
+	int waited = devexcl_job_wait(ctx, arg->id, arg->timeout_ns);
 	struct devexcl_job *job;
-	int waited = -ETIME;
 
-	if (devexcl_fails(ctx, DEVEXCL_FAULT_WAIT))
-		waited = -EINTR;
-	else if (arg->timeout_ns)
-		waited = wait_event_interruptible_hrtimeout(ctx->job_wait,
-				devexcl_job_settled(ctx, arg->id),
-				min_t(u64, arg->timeout_ns, KTIME_MAX));
-	/* The timeout has begun; the call is not to be made again as it is. */
-	if (waited == -ERESTARTSYS)
-		waited = -EINTR;
 	job = devexcl_job_take(ctx, arg->id, arg);
 	if (IS_ERR(job))
 		return PTR_ERR(job);

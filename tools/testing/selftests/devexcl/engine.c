@@ -177,7 +177,7 @@ static void model_pass(FIXTURE_DATA(engine) *self,
 			addr += i * job->stride % job->length;
 			break;
 		case DEVEXCL_PATTERN_RANDOM:
-			addr += (uint64_t)((unsigned __int128)words *
+			addr += (uint64_t)((__uint128_t)words *
 					   random_next(&random) >> 64) *
 				job->width;
 			break;
@@ -1915,7 +1915,7 @@ struct kcov_remote_arg {
 	__u32 area_size;
 	__u32 num_handles;
 	__aligned_u64 common_handle;
-	__aligned_u64 handles[0];
+	__aligned_u64 handles[];
 };
 
 #define KCOV_INIT_TRACE		_IOR('c', 1, unsigned long)
