@@ -848,6 +848,7 @@ union devexcl_args {
 	struct devexcl_submit submit;
 	struct devexcl_wait wait;
 	struct devexcl_cancel cancel;
+	struct devexcl_floor floor;
 };
 
 /**
@@ -2298,6 +2299,69 @@ static int devexcl_ioctl_copy(struct devexcl_ctx *ctx, void *data)
 	return arg->copied ? 0 : ret;
 }
 
+/* Benchmark */
+
+/*
+ * Make some pages exclusive, and no more. Nobody is told where they are, so
+ * nothing has to be undone: the next touch restores each of them.
+ *
+ * Return: number of pages, at least one, or a negative errno.
+ */
+static long devexcl_floor(struct devexcl_ctx *ctx, unsigned long addr,
+			  unsigned long nr)
+{
+	struct folio *folio;
+	struct page *page;
+	unsigned long i;
+	long ret = 0;
+
+	if (devexcl_lock_mm(ctx))
+		return -EINTR;
+	for (i = 0; i < nr; i++) {
+		page = devexcl_make_exclusive(ctx->mm, addr + i * PAGE_SIZE,
+					      ctx, &folio);
+		if (IS_ERR(page)) {
+			ret = PTR_ERR(page);
+			break;
+		}
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+	mmap_read_unlock(ctx->mm);
+	/* Mapped, but as a PFN that has no page. */
+	return i ?: ret == -EEXIST ? -EFAULT : ret;
+}
+
+static int devexcl_ioctl_floor(struct devexcl_ctx *ctx, void *data)
+{
+	struct devexcl_floor *arg = data;
+	u64 nr_pages = arg->length >> PAGE_SHIFT;
+	struct devexcl_mirror_range *mirror;
+	u64 start = ktime_get_ns();
+	long got = 0;
+
+	arg->done = 0;
+	arg->ns = 0;
+	mirror = devexcl_mirror_get_pages(ctx, arg->addr, arg->length);
+	if (IS_ERR(mirror))
+		return PTR_ERR(mirror);
+
+	while (arg->done < nr_pages) {
+		got = signal_pending(current) ? -EINTR :
+		      devexcl_floor(ctx,
+				    arg->addr + (arg->done << PAGE_SHIFT),
+				    min_t(u64, nr_pages - arg->done,
+					  DEVEXCL_BATCH_PAGES));
+		if (got < 0)
+			break;
+		arg->done += got;
+		cond_resched();
+	}
+	arg->ns = ktime_get_ns() - start;
+	devexcl_mirror_put(mirror);
+	return arg->done ? 0 : got;
+}
+
 /* Looking at the device */
 
 static void devexcl_page_info(struct devexcl_mirror_range *mirror,
@@ -3402,6 +3466,7 @@ static const struct devexcl_ioctl devexcl_ioctls[] = {
 			   DEVEXCL_SUBMIT_EVENTFD, false, devexcl_undo_submit),
 	DEVEXCL_IOCTL(DEVEXCL_WAIT, wait, wait, 0, true),
 	DEVEXCL_IOCTL(DEVEXCL_CANCEL, cancel, cancel, 0, true),
+	DEVEXCL_IOCTL(DEVEXCL_FLOOR, floor, floor, 0, false),
 };
 
 /* The only address space that a context may work on is its own. */

@@ -64,6 +64,7 @@
 #define DEVEXCL_SUBMIT		_IO(DEVEXCL_IOC_TYPE, 0x0b)
 #define DEVEXCL_WAIT		_IO(DEVEXCL_IOC_TYPE, 0x0c)
 #define DEVEXCL_CANCEL		_IO(DEVEXCL_IOC_TYPE, 0x0d)
+#define DEVEXCL_FLOOR		_IO(DEVEXCL_IOC_TYPE, 0x0e)
 
 /**
  * enum devexcl_cause - why an MMU notifier was called
@@ -838,6 +839,33 @@ struct devexcl_cancel {
 	__u32 flags;
 	__u32 id;
 	__u32 reserved;
+};
+
+/**
+ * struct devexcl_floor - DEVEXCL_FLOOR: what no device can do quicker
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @addr: in: first byte
+ * @length: in: bytes
+ * @done: out: pages converted, from the first on
+ * @ns: out: nanoseconds that took
+ *
+ * For benchmarks only: has the kernel make pages device-exclusive, one after the
+ * other, and does nothing with them: nothing is mapped into the device, and
+ * there is neither a look at the sequence nor a record of an acquisition. This is
+ * the time that DEVEXCL_ACQUIRE can be compared with. The CPU finds the pages
+ * at its next touch. Of pages that a device held, it has to let go.
+ *
+ * The call stops at the first page that cannot be had; errors are those of
+ * &struct devexcl_acquire.
+ */
+struct devexcl_floor {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 done;
+	__aligned_u64 ns;
 };
 
 /**

@@ -62,6 +62,7 @@ union args {
 	struct devexcl_query query;
 	struct devexcl_stats stats;
 	struct devexcl_inject inject;
+	struct devexcl_floor floor;
 	struct devexcl_breakpoint breakpoint;
 	struct devexcl_submit submit;
 	struct devexcl_wait wait;
@@ -166,6 +167,11 @@ static const struct call calls[] = {
 		.any_mm = true,
 		.works = -ENOENT,
 	}, {
+		.name = "FLOOR",
+		.cmd = DEVEXCL_FLOOR,
+		.size = sizeof(struct devexcl_floor),
+		.pages = true,
+	}, {
 		.name = "UNMIRROR",
 		.cmd = DEVEXCL_UNMIRROR,
 		.size = sizeof(struct devexcl_mirror),
@@ -211,6 +217,7 @@ static union args *good_args(const struct call *call, const struct mem *mem,
 		break;
 	case DEVEXCL_ACQUIRE:
 	case DEVEXCL_RELEASE:
+	case DEVEXCL_FLOOR:
 		set_range(&args, mem->p, page_size());
 		break;
 	case DEVEXCL_ATOMIC:

@@ -47,6 +47,7 @@ static void check_layout(void)
 	check(sizeof(struct devexcl_inject) == 32, "size of devexcl_inject");
 	check(sizeof(struct devexcl_breakpoint) == 40,
 	      "size of devexcl_breakpoint");
+	check(sizeof(struct devexcl_floor) == 40, "size of devexcl_floor");
 	check(sizeof(struct devexcl_submit) == 96, "size of devexcl_submit");
 	check(sizeof(struct devexcl_wait) == 88, "size of devexcl_wait");
 	check(sizeof(struct devexcl_cancel) == 16, "size of devexcl_cancel");
