@@ -15,19 +15,21 @@
  * The rule that everything rests on
  * ---------------------------------
  *
- *	fault the page in for writing		(1)
- *	sample the notifier's sequence		(2)
- *	make the page device-exclusive		folio locked and referenced
+ *	see that the page is there, or fault it in for writing (1)
+ *	sample the notifier's sequence (2)
+ *	make the page device-exclusive: its folio is locked and referenced
  *	take the page table's lock
  *	has the sequence moved? undo, start again
  *	install the mapping
  *	drop the page table's lock
- *	unlock the folio and drop the reference	(3)
+ *	unlock the folio and drop the reference (3)
  *
  * (1) comes before (2): if the page is device-exclusive already, of another
  * device or of ours that has let go of it, the kernel restores it first, and
  * says so with an event that is nobody's own. That moves the sequence; a loop
- * that sampled before would find it moved each time, and never end.
+ * that sampled before would find it moved each time, and never end. Most pages
+ * are there, and to see that takes a small part of the time that faulting in
+ * does; but who has to start again does not rely on it.
  *
  * (2) The kernel announces the conversion itself with MMU_NOTIFY_EXCLUSIVE and
  * the owner that we gave it. That one event we ignore, else this loop would
@@ -197,10 +199,12 @@ enum {
 
 /**
  * struct devexcl_leaf - a piece of a device page table
+ * @index: its place: number of its first page >> DEVEXCL_LEAF_SHIFT
  * @pte: entries; 0: nothing is mapped
  * @since: low half of the number of the event that was newest when mapped
  */
 struct devexcl_leaf {
+	unsigned long index;
 	unsigned long pte[DEVEXCL_LEAF_PAGES];
 	u32 since[DEVEXCL_LEAF_PAGES];
 };
@@ -318,6 +322,7 @@ struct devexcl_ctx {
  *	the dirty bit
  * @table: leaves by page number >> DEVEXCL_LEAF_SHIFT; a leaf stays until the
  *	mirror goes
+ * @recent: the leaf in which an entry was installed last; under @lock
  * @dead: nothing may be mapped any more; under @lock
  */
 struct devexcl_mirror_range {
@@ -331,6 +336,7 @@ struct devexcl_mirror_range {
 	struct rcu_head rcu;
 	struct rw_semaphore lock;
 	struct xarray table;
+	struct devexcl_leaf *recent;
 	bool dead;
 };
 
@@ -402,10 +408,12 @@ static u64 devexcl_record(struct devexcl_ctx *ctx,
 			  const struct devexcl_event *event)
 {
 	struct devexcl_ring *ring = &ctx->ring;
+	bool extended;
 	u64 seq;
 
 	spin_lock(&ring->lock);
-	if (!devexcl_ring_extend(ring, event)) {
+	extended = devexcl_ring_extend(ring, event);
+	if (!extended) {
 		unsigned int want = ring->lost ? 2 : 1;
 
 		if (devexcl_ring_used(ring) + want > DEVEXCL_MAX_EVENTS) {
@@ -419,7 +427,8 @@ static u64 devexcl_record(struct devexcl_ctx *ctx,
 	}
 	seq = ring->seq;
 	spin_unlock(&ring->lock);
-	if (wq_has_sleeper(&ring->wait))
+	/* Nobody sleeps while there is a record that he has not read. */
+	if (!extended && wq_has_sleeper(&ring->wait))
 		wake_up_interruptible(&ring->wait);
 	return seq;
 }
@@ -519,6 +528,17 @@ static int devexcl_count_error(struct devexcl_ctx *ctx, int error)
 static DECLARE_FAULT_ATTR(devexcl_fault_attr);
 static struct dentry *devexcl_fault_dir;
 
+/* Has anybody asked the kernel's fault injection for faults? Few people do. */
+static inline bool devexcl_kernel_fails(void)
+{
+#ifdef CONFIG_FAULT_INJECTION
+	if (likely(!READ_ONCE(devexcl_fault_attr.probability) &&
+		   !READ_ONCE(current->fail_nth)))
+		return false;
+#endif
+	return should_fail(&devexcl_fault_attr, 1);
+}
+
 /**
  * devexcl_fails() - is the device to fail here?
  * @ctx: the context, or NULL if there is none yet
@@ -527,14 +547,15 @@ static struct dentry *devexcl_fault_dir;
  * Asked at every place where something can fail, so that each error path can
  * be tried: by DEVEXCL_INJECT, or by the kernel's fault injection.
  */
-static bool devexcl_fails(struct devexcl_ctx *ctx, enum devexcl_fault fault)
+static inline bool devexcl_fails(struct devexcl_ctx *ctx,
+				 enum devexcl_fault fault)
 {
 	if (ctx && unlikely(atomic_read(&ctx->fail_nth)) &&
 	    !atomic_dec_if_positive(&ctx->fail_nth)) {
 		WRITE_ONCE(ctx->failed, fault);
 		return true;
 	}
-	return should_fail(&devexcl_fault_attr, 1);
+	return devexcl_kernel_fails();
 }
 
 static int devexcl_copy_in(struct devexcl_ctx *ctx, void *to,
@@ -624,8 +645,13 @@ static unsigned long devexcl_index(const struct devexcl_mirror_range *mirror,
 static struct devexcl_leaf *devexcl_leaf(struct devexcl_mirror_range *mirror,
 					 unsigned long addr)
 {
-	return xa_load(&mirror->table,
-		       devexcl_index(mirror, addr) >> DEVEXCL_LEAF_SHIFT);
+	unsigned long index = devexcl_index(mirror, addr) >> DEVEXCL_LEAF_SHIFT;
+	struct devexcl_leaf *recent = mirror->recent;
+
+	lockdep_assert_held(&mirror->lock);
+	if (recent && recent->index == index)
+		return recent;
+	return xa_load(&mirror->table, index);
 }
 
 /* The entry of a page, or NULL if its leaf was never needed. */
@@ -634,7 +660,6 @@ static unsigned long *devexcl_pte(struct devexcl_mirror_range *mirror,
 {
 	struct devexcl_leaf *leaf = devexcl_leaf(mirror, addr);
 
-	lockdep_assert_held(&mirror->lock);
 	if (!leaf)
 		return NULL;
 	return &leaf->pte[devexcl_index(mirror, addr) % DEVEXCL_LEAF_PAGES];
@@ -673,6 +698,7 @@ static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
 					 GFP_KERNEL_ACCOUNT);
 		if (!leaf)
 			return -ENOMEM;
+		leaf->index = index;
 		old = xa_cmpxchg(&mirror->table, index, NULL, leaf,
 				 GFP_KERNEL_ACCOUNT);
 		if (old)	/* another thread's, or an error */
@@ -721,6 +747,7 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 		event.type = DEVEXCL_EVENT_MAP;
 		event.shared = 1;
 	}
+	mirror->recent = leaf;
 	leaf->pte[slot] = (unsigned long)page | access |
 			  (old & DEVEXCL_PTE_DIRTY);
 	leaf->since[slot] = devexcl_record(ctx, &event);
@@ -967,6 +994,23 @@ static struct devexcl_stop *devexcl_stop_find(struct devexcl_ctx *ctx,
 	return found;
 }
 
+/* There are breakpoints; is one of them due? */
+static noinline void devexcl_stop(struct devexcl_ctx *ctx,
+				  enum devexcl_point point,
+				  unsigned long start, unsigned long end)
+{
+	struct devexcl_stop *stop = devexcl_stop_find(ctx, point, start, end);
+
+	if (!stop)
+		return;
+	wake_up_all(&stop->wait);
+	if (wait_event_killable_timeout(stop->wait,
+					READ_ONCE(stop->state) == DEVEXCL_CLOSED,
+					DEVEXCL_MAX_STOP) <= 0)
+		devexcl_stop_set(stop, DEVEXCL_WENT_ON);
+	kref_put(&stop->ref, devexcl_stop_free);
+}
+
 /**
  * devexcl_point() - a place where the device can be stopped
  * @ctx: the context
@@ -977,22 +1021,13 @@ static struct devexcl_stop *devexcl_stop_find(struct devexcl_ctx *ctx,
  * Context: May sleep, for some seconds at most, with whatever locks are held:
  *	that is what it is for. Ends early when the task is killed.
  */
-static void devexcl_point(struct devexcl_ctx *ctx, enum devexcl_point point,
-			  unsigned long start, unsigned long end)
+static __always_inline void devexcl_point(struct devexcl_ctx *ctx,
+					  enum devexcl_point point,
+					  unsigned long start,
+					  unsigned long end)
 {
-	struct devexcl_stop *stop;
-
-	if (likely(list_empty_careful(&ctx->breakpoints)))
-		return;
-	stop = devexcl_stop_find(ctx, point, start, end);
-	if (!stop)
-		return;
-	wake_up_all(&stop->wait);
-	if (wait_event_killable_timeout(stop->wait,
-					READ_ONCE(stop->state) == DEVEXCL_CLOSED,
-					DEVEXCL_MAX_STOP) <= 0)
-		devexcl_stop_set(stop, DEVEXCL_WENT_ON);
-	kref_put(&stop->ref, devexcl_stop_free);
+	if (unlikely(!list_empty_careful(&ctx->breakpoints)))
+		devexcl_stop(ctx, point, start, end);
 }
 
 /*
@@ -1442,6 +1477,52 @@ static long devexcl_fault_in(struct devexcl_mirror_range *mirror,
 }
 
 /*
+ * How many pages from @addr on are what devexcl_fault_in() would make of them?
+ * Nothing is done to them: if there are some, there is nothing to do.
+ *
+ * Return: number of pages, or a negative errno.
+ */
+static long devexcl_look(struct devexcl_mirror_range *mirror,
+			 unsigned long addr, unsigned long nr)
+{
+	const unsigned long mask = HMM_PFN_VALID | HMM_PFN_WRITE | HMM_PFN_ERROR;
+	unsigned long pfns[DEVEXCL_BATCH_PAGES] = { };
+	struct devexcl_ctx *ctx = mirror->ctx;
+	struct hmm_range range = {
+		.notifier = &mirror->notifier,
+		/* Without waiting for whoever is at it: only a look. */
+		.notifier_seq = READ_ONCE(mirror->notifier.invalidate_seq),
+		.start = addr,
+		.end = addr + nr * PAGE_SIZE,
+		.hmm_pfns = pfns,
+	};
+	unsigned long i;
+	bool fails;
+
+	if (devexcl_lock_mm(ctx))
+		return -EINTR;
+	fails = devexcl_fails(ctx, DEVEXCL_FAULT_GUP);
+	/* If it has to be begun anew, it is not worth it. */
+	if (fails || hmm_range_fault(&range))
+		nr = 0;
+	mmap_read_unlock(ctx->mm);
+	if (fails)
+		return -EFAULT;
+
+	for (i = 0; i < nr; i++) {
+		if ((pfns[i] & mask) != (HMM_PFN_VALID | HMM_PFN_WRITE))
+			break;
+		/* One entry for many pages: it has to be split. */
+		if (hmm_pfn_to_map_order(pfns[i]))
+			break;
+	}
+	if (i)
+		devexcl_point(ctx, DEVEXCL_POINT_FAULTED, addr,
+			      addr + i * PAGE_SIZE);
+	return i;
+}
+
+/*
  * A broken driver does not know whether this is the page any more. So that the
  * kernel does not come to harm, we do: it stays referenced if it is not.
  */
@@ -1539,13 +1620,15 @@ out:
 }
 
 /*
- * One round: as many pages as can be had until something comes in between.
+ * One round: as many pages as can be had until something comes in between. It
+ * is the first one, @round 0, that takes pages as they are.
  *
  * Return: number of pages, at least one, -EAGAIN if the sequence moved before
  * the first, or another negative errno.
  */
 static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
-				  unsigned long addr, unsigned long nr)
+				  unsigned long addr, unsigned long nr,
+				  unsigned int round)
 {
 	bool early = devexcl_broken(mirror->ctx, DEVEXCL_BROKEN_SAMPLE_EARLY);
 	unsigned long seq;
@@ -1555,8 +1638,10 @@ static long devexcl_acquire_round(struct devexcl_mirror_range *mirror,
 	if (early)
 		seq = mmu_interval_read_begin(&mirror->notifier);
 	/* Mapped writable, by a page table entry each; say if it is poisoned. */
-	got = devexcl_fault_in(mirror, addr, nr,
-			       FOLL_WRITE | FOLL_SPLIT_PMD | FOLL_HWPOISON);
+	got = round ? 0 : devexcl_look(mirror, addr, nr);
+	if (!got)
+		got = devexcl_fault_in(mirror, addr, nr, FOLL_WRITE |
+				       FOLL_SPLIT_PMD | FOLL_HWPOISON);
 	if (got < 0)
 		return got;
 	/* Not before: a leaf is paid for by pages that are there. */
@@ -1594,12 +1679,17 @@ static unsigned long devexcl_run(struct devexcl_mirror_range *mirror,
 				 unsigned long addr, unsigned long nr,
 				 bool held)
 {
-	unsigned long i;
+	unsigned long index = devexcl_index(mirror, addr);
+	struct devexcl_leaf *leaf;
+	unsigned long i, pte;
 
 	down_read(&mirror->lock);
-	for (i = 0; i < nr; i++) {
-		if (held != !!devexcl_pte_allowing(mirror, addr + i * PAGE_SIZE,
-						   DEVEXCL_PTE_EXCLUSIVE))
+	leaf = devexcl_leaf(mirror, addr);
+	for (i = 0; i < nr; i++, index++) {
+		if (i && !(index % DEVEXCL_LEAF_PAGES))
+			leaf = devexcl_leaf(mirror, addr + i * PAGE_SIZE);
+		pte = leaf ? leaf->pte[index % DEVEXCL_LEAF_PAGES] : 0;
+		if (held != !!(pte & DEVEXCL_PTE_EXCLUSIVE))
 			break;
 	}
 	up_read(&mirror->lock);
@@ -1632,7 +1722,7 @@ static long devexcl_acquire(struct devexcl_mirror_range *mirror,
 		return 1;
 
 	for (round = 0; round < DEVEXCL_MAX_ROUNDS; round++) {
-		got = devexcl_acquire_round(mirror, addr, nr);
+		got = devexcl_acquire_round(mirror, addr, nr, round);
 		if (got != -EAGAIN)
 			return got;
 		atomic64_inc(&mirror->ctx->count.retries);
