@@ -19,7 +19,7 @@
 #endif
 
 /* Times that a locked folio is tried again, before it is an error. */
-#define MAX_BUSY	100000
+#define MAX_BUSY	20000
 
 /* Bit n is set if a swap type of n means device-exclusive. */
 static uint64_t exclusive_swap_types;
