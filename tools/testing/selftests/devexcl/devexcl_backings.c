@@ -114,37 +114,46 @@ static const char *folio_size_file(unsigned long kb)
 	return name;
 }
 
-/* The only size that is enabled, in kB; shared by all cells. 0: not known. */
+/*
+ * The one size below that of a PMD which is enabled, in kB, or 0; shared by all
+ * cells.
+ */
 static unsigned long *enabled_size;
 
-static int disable_all_folio_sizes(void)
+/*
+ * Huge pages that a PMD maps stay enabled, or khugepaged would be ended and
+ * started with each change, and nothing smaller than one is offered one.
+ */
+static void enable_pmd_size_only(void)
 {
 	struct dirent *entry;
 	unsigned long size;
 	DIR *dir;
 
+	/* Without folio sizes of its own the kernel has this one switch. */
+	write_file(THP_DIR "enabled", "madvise");
 	dir = opendir(THP_DIR);
 	if (!dir)
-		return -errno;
+		return;
 	while ((entry = readdir(dir)))
 		if (sscanf(entry->d_name, "hugepages-%lukB", &size) == 1)
-			write_file(folio_size_file(size), "never");
+			write_file(folio_size_file(size),
+				   size * 1024 == thp_size() ? "madvise" :
+							       "never");
 	closedir(dir);
-	return 0;
 }
 
-/* Have only this size of folio made from now on, where it is asked for. */
+/* Have folios of this size made, of those below a PMD's; or none for 0. */
 static int enable_folio_size(unsigned long kb)
 {
-	unsigned long last = *enabled_size;
-	int ret;
+	int ret = 0;
 
-	if (last == kb)
+	if (kb == *enabled_size)
 		return 0;
+	if (*enabled_size)
+		ret = write_file(folio_size_file(*enabled_size), "never");
 	*enabled_size = 0;
-	ret = last ? write_file(folio_size_file(last), "never") :
-		     disable_all_folio_sizes();
-	if (!ret)
+	if (!ret && kb)
 		ret = write_file(folio_size_file(kb), "madvise");
 	if (!ret)
 		*enabled_size = kb;
@@ -193,9 +202,7 @@ static const char *make_thp(struct cell *cell)
 
 	if (!size)
 		return skip("no transparent huge pages");
-	/* Without folio sizes of its own the kernel has this one switch. */
-	write_file(THP_DIR "enabled", "madvise");
-	enable_folio_size(size / 1024);
+	TRY(must("disable other sizes", enable_folio_size(0)));
 	set_target(cell, 0, 1);
 	TRY(map_large(cell, size));
 	return require_large(cell);
@@ -476,6 +483,7 @@ int prepare_backings(void)
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (enabled_size == MAP_FAILED)
 		return -errno;
+	enable_pmd_size_only();
 	ramfs = mount_ramfs();
 	return 0;
 }

@@ -1025,46 +1025,72 @@ static void restore_settings(void)
 
 #define KHUGEPAGED_DIR	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
+/* The state of a thread of the kernel, as ps shows it; 0 if there is none. */
+static char state_of_thread(const char *name)
+{
+	char line[128], thread[32], state = 0;
+	glob_t paths;
+	size_t i;
+
+	if (glob("/proc/[0-9]*/stat", 0, NULL, &paths))
+		return 0;
+	for (i = 0; i < paths.gl_pathc && !state; i++) {
+		FILE *f = fopen(paths.gl_pathv[i], "re");
+		char c;
+
+		if (f && fgets(line, sizeof(line), f) &&
+		    sscanf(line, "%*d (%31[^)]) %c", thread, &c) == 2 &&
+		    !strcmp(thread, name))
+			state = c;
+		if (f)
+			fclose(f);
+	}
+	globfree(&paths);
+	return state;
+}
+
+void put_khugepaged_to_sleep(void)
+{
+	char state;
+
+	/* That wakes it, for one more time. */
+	write_file(KHUGEPAGED_DIR "scan_sleep_millisecs", "3600000");
+	while ((state = state_of_thread("khugepaged")) && state != 'S')
+		nap();
+}
+
 /*
  * khugepaged sleeps as long as it is told to, unless there was nothing to scan:
- * then the first who asks for huge pages wakes it. So be that one, and have it
- * go to sleep before any cell asks.
+ * then the first who asks for huge pages wakes it. So be that one.
  */
-static void put_khugepaged_to_sleep(void)
+static void ask_for_huge_page(void)
 {
 	size_t size = 2 * thp_size();
-	long scans = read_number(KHUGEPAGED_DIR "full_scans");
-	int tries;
 	char *p;
 
-	if (!size || scans < 0)
+	if (!size)
 		return;
 	p = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED || madvise(p, size, MADV_HUGEPAGE))
-		return;
-	write_file(KHUGEPAGED_DIR "scan_sleep_millisecs", "3600000");
-	/* Huge pages may be off; then it does not come. */
-	for (tries = 0; tries < 1000; tries++) {
-		if (read_number(KHUGEPAGED_DIR "full_scans") != scans)
-			break;
-		sched_yield();
-	}
+	if (p != MAP_FAILED)
+		madvise(p, size, MADV_HUGEPAGE);
 }
 
 /* Nobody shall move or merge pages but those whom a cell asks to. */
 static void keep_the_kernel_calm(void)
 {
-	stay_on_one_cpu();
-	save_settings();
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
+	ask_for_huge_page();
 	put_khugepaged_to_sleep();
 }
 
 static void begin_cells(void)
 {
-	int ret = prepare_backings();
+	int ret;
 
+	stay_on_one_cpu();
+	save_settings();
+	ret = prepare_backings();
 	if (ret)
 		ksft_exit_fail_msg("no memory to begin with: %s\n",
 				   strerror(-ret));

@@ -303,6 +303,12 @@ const char *act_madvise_if_known(struct cell *cell);
 #define DEVICE_LOSES_AS_BY_FAULT					\
 	{ TAKEN, CAUSE_FAULT, ENTRY_IS(PRESENT), DATA_KEPT }
 
+/*
+ * Have khugepaged sleep for an hour; when this returns it does, and what it
+ * was at is done.
+ */
+void put_khugepaged_to_sleep(void);
+
 /* Read a number from a file; -errno if that is not possible. */
 long read_number(const char *name);
 

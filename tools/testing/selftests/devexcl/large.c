@@ -8,6 +8,7 @@
 
 #ifndef MADV_HUGEPAGE
 #define MADV_HUGEPAGE	14
+#define MADV_NOHUGEPAGE	15
 #endif
 
 #define TRIES	10
@@ -66,6 +67,8 @@ FIXTURE_SETUP(large)
 	ASSERT_EQ(0, madvise(self->mem.p, self->mem.size, MADV_HUGEPAGE));
 	if (!fill_huge(&self->mem))
 		SKIP_SETUP("no huge page was to be had");
+	/* khugepaged would take exclusive pages for what is in swap. */
+	ASSERT_EQ(0, madvise(self->mem.p, self->mem.size, MADV_NOHUGEPAGE));
 	self->last = self->mem.pages - 1;
 	ASSERT_EQ(0, dev_mirror(&self->dev, self->mem.p, self->mem.size));
 	ASSERT_EQ(0, dev_mirror(&self->other, self->mem.p, self->mem.size));

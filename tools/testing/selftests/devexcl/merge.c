@@ -3,7 +3,6 @@
  * Whoever merges pages, by contents or into huge pages, while a device holds
  * some of them
  */
-#include <glob.h>
 
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
@@ -20,40 +19,6 @@ static const char *wait_for_scans(const char *counter, long scans)
 	while (read_number(counter) < begin + scans)
 		nap();
 	return NULL;
-}
-
-/* The state of a thread of the kernel, as ps shows it; 0 if there is none. */
-static char state_of_thread(const char *name)
-{
-	char line[128], thread[32], state = 0;
-	glob_t paths;
-	size_t i;
-
-	if (glob("/proc/[0-9]*/stat", 0, NULL, &paths))
-		return 0;
-	for (i = 0; i < paths.gl_pathc && !state; i++) {
-		FILE *f = fopen(paths.gl_pathv[i], "re");
-		char c;
-
-		if (f && fgets(line, sizeof(line), f) &&
-		    sscanf(line, "%*d (%31[^)]) %c", thread, &c) == 2 &&
-		    !strcmp(thread, name))
-			state = c;
-		if (f)
-			fclose(f);
-	}
-	globfree(&paths);
-	return state;
-}
-
-/* What it had begun it has finished when it sleeps. */
-static void put_khugepaged_to_sleep(void)
-{
-	char state;
-
-	write_file(KHUGEPAGED_DIR "scan_sleep_millisecs", "3600000");
-	while ((state = state_of_thread("khugepaged")) && state != 'S')
-		nap();
 }
 
 /* Another region with the very contents of ours, the device's among them. */

@@ -879,6 +879,9 @@ static const char *make_thp(struct dev *dev, struct place *place)
 		return "cannot ask for a transparent huge page";
 	if (!fill_thp(place))
 		return "no huge page was to be had";
+	/* khugepaged would take exclusive pages for what is in swap. */
+	if (madvise(place->p, place->size, MADV_NOHUGEPAGE))
+		return "cannot keep khugepaged away";
 	dev_unmirror(dev, place->before, 3 * page_size());
 	return dev_mirror(dev, place->p, place->size) ?
 	       "cannot mirror a huge page" : NULL;
