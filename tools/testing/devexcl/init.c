@@ -87,6 +87,7 @@
 
 #define ZRAM_SIZE		(512UL << 20)
 #define HUGE_PAGES_PER_NODE	8
+#define WARN_LIMIT		"20"	/* then it panics */
 
 #define MAX_LINE		2048	/* bytes of output in one message */
 #define MAX_COMMAND		65536
@@ -839,6 +840,8 @@ static void prepare(char *summary, size_t size)
 	write_file("/proc/sys/kernel/printk_devkmsg", "on\n");
 	write_file("/proc/sys/kernel/core_pattern", "core\n");
 	write_file("/proc/sys/kernel/sysrq", "1\n");
+	/* Some bugs make a kernel warn for ever, a page of text each time. */
+	write_file("/proc/sys/kernel/warn_limit", WARN_LIMIT "\n");
 	setrlimit(RLIMIT_CORE, &core);
 	setenv("PATH", TEST_DIR ":/bin", 1);
 	setenv("HOME", "/tmp", 1);
