@@ -3764,10 +3764,10 @@ static void devexcl_unregister(unsigned int nr)
 
 	while (nr--) {
 		misc_deregister(&devexcl_devices[nr].misc);
-	debugfs_remove(devexcl_fault_dir);
 		for (i = 0; i < nengines; i++)
 			devexcl_engine_stop(&devexcl_devices[nr].engines[i]);
 	}
+	debugfs_remove(devexcl_fault_dir);
 	kmem_cache_destroy(devexcl_leaf_cache);
 }
 
