@@ -3704,9 +3704,9 @@ static int devexcl_open(struct inode *inode, struct file *file)
 	if (!ctx)
 		return -ENOMEM;
 	if (!devexcl_fails(ctx, DEVEXCL_FAULT_EVENTS))
-		ctx->ring.events = kvcalloc(DEVEXCL_MAX_EVENTS,
-					    sizeof(*ctx->ring.events),
-					    GFP_KERNEL_ACCOUNT);
+		ctx->ring.events = kvmalloc_array(DEVEXCL_MAX_EVENTS,
+						  sizeof(*ctx->ring.events),
+						  GFP_KERNEL_ACCOUNT);
 	if (!ctx->ring.events) {
 		kfree(ctx);
 		return -ENOMEM;

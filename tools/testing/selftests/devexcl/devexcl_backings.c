@@ -297,6 +297,19 @@ static bool all_merged(const struct mem *mem)
 	return true;
 }
 
+const char *start_ksmd(const char *how)
+{
+	write_file(KSM_DIR "sleep_millisecs", "0");
+	return must("start ksmd", write_file(KSM_DIR "run", how));
+}
+
+void stop_ksmd(void)
+{
+	/* Unless it sleeps it hardly lets anybody have the lock of "run". */
+	write_file(KSM_DIR "sleep_millisecs", "3600000");
+	write_file(KSM_DIR "run", "0");
+}
+
 /* Two regions with the same contents, which ksmd has made one. */
 static const char *make_ksm(struct cell *cell)
 {
@@ -311,11 +324,10 @@ static const char *make_ksm(struct cell *cell)
 	TRY(must("madvise", madvise(cell->mem.p, cell->mem.size,
 				    MADV_MERGEABLE)));
 	TRY(must("madvise", madvise(twin.p, twin.size, MADV_MERGEABLE)));
-	write_file(KSM_DIR "sleep_millisecs", "0");
 	write_file(KSM_DIR "pages_to_scan", "1000");
 	/* Pages that were not merged are not to be passed over later. */
 	write_file(KSM_DIR "smart_scan", "0");
-	TRY(must("start ksmd", write_file(KSM_DIR "run", "1")));
+	TRY(start_ksmd("1"));
 	while (!ret && !all_merged(&cell->mem)) {
 		long last = read_number(KSM_DIR "full_scans"), now;
 
@@ -325,7 +337,7 @@ static const char *make_ksm(struct cell *cell)
 		if (now > scans + 2000)
 			ret = skip("ksmd does not merge");
 	}
-	write_file(KSM_DIR "run", "0");
+	stop_ksmd();
 	/* What it has merged stays merged; it shall not merge again. */
 	madvise(twin.p, twin.size, MADV_UNMERGEABLE);
 	return ret;

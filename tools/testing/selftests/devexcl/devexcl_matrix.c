@@ -492,13 +492,17 @@ static void end_child(struct cell *cell)
 /* A large folio's pages got one word each so far. */
 static void fill_near(struct cell *cell)
 {
+	size_t words = page_size() / sizeof(uint64_t);
 	size_t page, i;
 
-	for (page = 0; page < cell->mem.pages; page++)
-		for (i = 0; is_near(cell, page) &&
-		     i < page_size() / sizeof(uint64_t); i++)
-			WRITE_MEM(word_of(&cell->mem, page) + i,
-				  pattern_word(page, i));
+	for (page = 0; page < cell->mem.pages; page++) {
+		uint64_t *word = word_of(&cell->mem, page);
+
+		if (!is_near(cell, page))
+			continue;
+		for (i = 0; i < words; i++)
+			WRITE_MEM(&word[i], pattern_word(page, i));
+	}
 }
 
 /* Page frames */
@@ -958,6 +962,7 @@ static const char * const settings[] = {
 	"/proc/sys/kernel/core_pattern",
 	"/proc/sys/kernel/numa_balancing",
 	"/proc/sys/vm/compaction_proactiveness",
+	"/proc/sys/vm/min_slab_ratio",
 	"/proc/sys/vm/min_slab_ratio",
 	"/sys/kernel/debug/sched/numa_balancing/scan_period_m*_ms",
 	"/sys/kernel/mm/transparent_hugepage/enabled",

@@ -309,6 +309,10 @@ const char *act_madvise_if_known(struct cell *cell);
  */
 void put_khugepaged_to_sleep(void);
 
+/* Have ksmd scan all the time; @how is what to write to "run". */
+const char *start_ksmd(const char *how);
+void stop_ksmd(void);
+
 /* Read a number from a file; -errno if that is not possible. */
 long read_number(const char *name);
 

@@ -474,11 +474,6 @@ void mem_unmap(struct mem *mem)
 
 /* Data */
 
-uint64_t pattern_word(size_t page, size_t word)
-{
-	return 0x9e3779b97f4a7c15ULL * (page * 4099 + word + 1);
-}
-
 uint64_t pattern_of(const struct mem *mem, size_t page)
 {
 	(void)mem;
@@ -490,9 +485,12 @@ void fill_mem(const struct mem *mem)
 	size_t words = page_size() / sizeof(uint64_t);
 	size_t page, i;
 
-	for (page = 0; page < mem->pages; page++)
+	for (page = 0; page < mem->pages; page++) {
+		uint64_t *word = word_of(mem, page);
+
 		for (i = 0; i < words; i++)
-			word_of(mem, page)[i] = pattern_word(page, i);
+			word[i] = pattern_word(page, i);
+	}
 }
 
 const char *check_data(const struct mem *mem, size_t first, size_t pages)
@@ -501,8 +499,10 @@ const char *check_data(const struct mem *mem, size_t first, size_t pages)
 	size_t page, i;
 
 	for (page = first; page < first + pages; page++) {
+		const uint64_t *word = word_of(mem, page);
+
 		for (i = 0; i < words; i++) {
-			uint64_t is = READ_MEM(&word_of(mem, page)[i]);
+			uint64_t is = READ_MEM(&word[i]);
 			uint64_t want = pattern_word(page, i);
 
 			if (is != want)

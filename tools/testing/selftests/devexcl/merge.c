@@ -38,12 +38,11 @@ static const char *ksmd_scans(const char *how)
 {
 	const char *ret;
 
-	write_file(KSM_DIR "sleep_millisecs", "0");
 	write_file(KSM_DIR "pages_to_scan", "10000");
-	TRY(must("start ksmd", write_file(KSM_DIR "run", how)));
+	TRY(start_ksmd(how));
 	/* Once to see the contents, once to see that they stay, and once more. */
 	ret = wait_for_scans(KSM_DIR "full_scans", 4);
-	write_file(KSM_DIR "run", "0");
+	stop_ksmd();
 	return ret;
 }
 

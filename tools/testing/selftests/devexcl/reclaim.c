@@ -627,6 +627,7 @@ static const struct operation ops[] = {
 		.act = act_node_reclaim,
 		.expect_for = expect_reclaimed,
 		.needs = TYPICAL_ONLY,
+		.all_held = "it takes long, and memory_reclaim is like it",
 	}, {
 		.name = "memory_high",
 		.prepare = prepare_lru,
