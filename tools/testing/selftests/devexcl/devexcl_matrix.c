@@ -809,8 +809,8 @@ static void touch_memory(void)
 		WRITE_MEM(&deep[i], 0);
 	for (p = data_start; p < end; p += page_size())
 		WRITE_MEM(p, READ_MEM(p));
-	/* The heap, from its end down to its beginning. */
-	for (p = (char *)sbrk(0) - 1; pagemap_of(p); p -= page_size())
+	/* The heap, from its end down to its beginning, wherever that is. */
+	for (p = (char *)sbrk(0) - 1; p >= end && pagemap_of(p); p -= page_size())
 		WRITE_MEM(p, READ_MEM(p));
 }
 
