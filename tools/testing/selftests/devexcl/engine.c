@@ -1679,50 +1679,54 @@ TEST_F(engine, munmap_while_running)
 
 /* Threads and engines of two devices add to the same words. */
 #define WORDS		4
-#define SHARE		400	/* operations of a party */
-#define GAP_NS		2000
+#define SHARE		200	/* operations of an engine */
+/* So long that the device sleeps, and others come in between if they can. */
+#define GAP_NS		20000
 
 /**
  * struct party - one that adds
  * @dev: with this device, or NULL
  * @engine: and this engine
  * @mem: to words at the beginning of this
+ * @working: engines that have not done their share
  * @thread: itself
+ * @done: operations
  * @error: negative errno, or 0
  */
 struct party {
 	struct dev *dev;
 	unsigned int engine;
 	const struct mem *mem;
+	unsigned int *working;
 	pthread_t thread;
+	uint64_t done;
 	int error;
 };
 
-static void *add_by_cpu(struct party *party)
+/* For as long as any engine does, with some rest so that they get the page. */
+static void add_by_cpu(struct party *party)
 {
 	uint64_t *words = word_of(party->mem, 0);
-	int i;
 
-	for (i = 0; i < SHARE * 20; i++) {
-		__atomic_fetch_add(&words[i % WORDS], 1, __ATOMIC_SEQ_CST);
-		if (!(i % 20))
-			sched_yield();
+	while (__atomic_load_n(party->working, __ATOMIC_ACQUIRE)) {
+		__atomic_fetch_add(&words[party->done++ % WORDS], 1,
+				   __ATOMIC_SEQ_CST);
+		if (!(party->done % 8))
+			usleep(20);
 	}
-	return NULL;
 }
 
 /*
  * A device may have to give up a job if it has been refused too often, by a
  * kernel that does not wait for locks of folios. Then there is a rest.
  */
-static void *add_by_engine(struct party *party)
+static void add_by_engine(struct party *party)
 {
 	struct devexcl_submit job = {
 		.flags = ACQUIRE | GAP,
 		.addr = (uintptr_t)party->mem->p,
 		.length = WORDS * sizeof(uint64_t),
 		.stride = sizeof(uint64_t),
-		.count = SHARE,
 		.operand = 1,
 		.pattern = DEVEXCL_PATTERN_STRIDE,
 		.engine = party->engine,
@@ -1730,20 +1734,25 @@ static void *add_by_engine(struct party *party)
 	};
 	struct devexcl_wait is;
 
-	while (job.count && !party->error) {
+	while (party->done < SHARE && !party->error) {
+		job.count = SHARE - party->done;
 		party->error = run_job(party->dev, &job, &is);
 		if (!party->error && is.status != -EBUSY)
 			party->error = is.status;
-		job.count -= is.done;
+		party->done += is.done;
 	}
-	return NULL;
+	__atomic_sub_fetch(party->working, 1, __ATOMIC_RELEASE);
 }
 
 static void *run_party(void *arg)
 {
 	struct party *party = arg;
 
-	return party->dev ? add_by_engine(party) : add_by_cpu(party);
+	if (party->dev)
+		add_by_engine(party);
+	else
+		add_by_cpu(party);
+	return NULL;
 }
 
 static uint64_t sum_of_words(const struct mem *mem)
@@ -1758,26 +1767,27 @@ static uint64_t sum_of_words(const struct mem *mem)
 
 TEST_F(engine, nothing_is_lost)
 {
-	struct party parties[] = {
-		{ .mem = &self->mem },
-		{ .dev = &self->dev, .mem = &self->mem, .engine = 0 },
-		{ .dev = &self->dev, .mem = &self->mem,
-		  .engine = DEVEXCL_ENGINE_ANY },
-		{ .mem = &self->mem, .engine = DEVEXCL_ENGINE_ANY },
-	}, *party, *end = parties + ARRAY_SIZE(parties);
-	uint64_t before = sum_of_words(&self->mem);
+	unsigned int working = 3, i;
 	struct dev other;
-	int i;
+	struct party parties[] = {
+		{ .dev = NULL },
+		{ .dev = &self->dev, .engine = 0 },
+		{ .dev = &self->dev, .engine = self->engines - 1 },
+		{ .dev = &other, .engine = DEVEXCL_ENGINE_ANY },
+	}, *party, *end = parties + ARRAY_SIZE(parties);
+	uint64_t sum = sum_of_words(&self->mem);
 
 	if (self->dev.info.ndevices < 2)
 		SKIP(return, "there is one device only");
 	ASSERT_EQ(0, dev_open(&other, 1));
 	ASSERT_EQ(0, break_driver(&other));
 	ASSERT_EQ(0, dev_mirror(&other, self->mem.p, self->mem.size));
-	end[-1].dev = &other;
-	for (party = parties; party < end; party++)
+	for (party = parties; party < end; party++) {
+		party->mem = &self->mem;
+		party->working = &working;
 		ASSERT_EQ(0, pthread_create(&party->thread, NULL, run_party,
 					    party));
+	}
 	for (i = 0; i < 3; i++) {
 		pid_t pid = fork_at_last();
 
@@ -1790,8 +1800,9 @@ TEST_F(engine, nothing_is_lost)
 	for (party = parties; party < end; party++) {
 		ASSERT_EQ(0, pthread_join(party->thread, NULL));
 		EXPECT_EQ(0, party->error);
+		sum += party->done;
 	}
-	EXPECT_EQ(before + SHARE * (3 + 20), sum_of_words(&self->mem));
+	EXPECT_EQ(sum, sum_of_words(&self->mem));
 	dev_close(&other);
 }
 

@@ -128,4 +128,33 @@ TEST_F(trace, retry)
 	EXPECT_EQ(1, lines_with(self, "devexcl_retry:", "", "round=2"));
 }
 
+/* A job begins and ends once, and what it does is traced in between. */
+TEST_F(trace, job)
+{
+	struct devexcl_submit job = {
+		.flags = DEVEXCL_SUBMIT_ACQUIRE,
+		.addr = (uintptr_t)page_of(&self->mem, 1),
+		.count = 3,
+		.operand = 0x4711,
+		.engine = DEVEXCL_ENGINE_ANY,
+	};
+	struct devexcl_wait is;
+	char name[48];
+	long id = dev_submit(&self->dev, &job);
+
+	ASSERT_LT(0, id);
+	ASSERT_EQ(0, dev_wait(&self->dev, id, DEVEXCL_WAIT_FOREVER, &is));
+	snprintf(name, sizeof(name), "job=%ld engine=%u ", id, is.engine);
+	EXPECT_EQ(1, lines_with(self, "devexcl_job_begin:", name,
+				"pattern=word"));
+	EXPECT_EQ(1, lines_with(self, "devexcl_job_begin:",
+				address_of(&self->mem, 1), "count=3 repeat=1"));
+	EXPECT_EQ(1, lines_with(self, "devexcl_job_end:", name,
+				"status=0 done=3"));
+	EXPECT_EQ(3, lines_with(self, "devexcl_atomic:",
+				address_of(&self->mem, 1), "operand=0x4711"));
+	/* By a thread of the device. */
+	EXPECT_EQ(3, lines_with(self, "devexcl0/", "devexcl_atomic:", ""));
+}
+
 DEVEXCL_TEST_MAIN
