@@ -249,7 +249,7 @@ static long run_open(struct try *try)
 {
 	if (try->fd >= 0)
 		close(try->fd);
-	try->fd = open("/dev/devexcl1", O_RDWR | O_CLOEXEC);
+	try->fd = open("/dev/devexcl0", O_RDWR | O_CLOEXEC);
 	return try->fd < 0 ? -errno : 0;
 }
 
