@@ -8,6 +8,8 @@ DEVEXCL := tools/testing/devexcl/devexcl.py
 KERNEL ?= 6.12
 KSRC ?=
 TESTS ?=
+ROUNDS ?=
+FIGURES ?=
 DEBUG ?=
 BUILTIN ?=
 V ?=
@@ -30,6 +32,9 @@ check:
 selfcheck:
 	@$(DEVEXCL) selfcheck $(KERNEL_ARGS) $(if $(TESTS),--tests '$(TESTS)')
 
+bench:
+	@$(DEVEXCL) bench $(KERNEL_ARGS) $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(FIGURES),--figures '$(FIGURES)')
+
 shell:
 	@$(DEVEXCL) shell $(KERNEL_ARGS)
 
@@ -50,6 +55,7 @@ help:
 	@echo 'make run      build a kernel with the module, boot it, run all tests (the default)'
 	@echo 'make check    the checks of the project itself, and the tests on all kernels'
 	@echo 'make selfcheck  do the tests notice a broken driver?'
+	@echo 'make bench    how quick the device is, beside test_hmm and the kernel alone'
 	@echo 'make shell    a shell in the guest, with the module loaded'
 	@echo 'make list     the names of all tests'
 	@echo 'make modules  the module alone: KDIR=<build folder of a kernel>'
@@ -58,6 +64,8 @@ help:
 	@echo 'KERNEL=6.12   6.1, 6.12, 7.3, ... or latest, as the distribution offers it'
 	@echo 'KSRC=dir      a kernel tree of your own; it is only read'
 	@echo "TESTS='glob'  only tests that match, such as 'fork*' or 'abi.* atomic.add'"
+	@echo 'ROUNDS=n      of make bench: measure everything so often (5)'
+	@echo "FIGURES='..'  of make bench: only these"
 	@echo 'BUILTIN=1     the device built in instead of as a module'
 	@echo 'DEBUG=1       with KASAN, lockdep, kmemleak and more'
 	@echo 'V=1           show everything'
@@ -65,4 +73,4 @@ help:
 	@echo
 	@echo 'Each stage by itself: $(DEVEXCL) --help'
 
-.PHONY: run check selfcheck shell list modules clean help
+.PHONY: run check bench selfcheck shell list modules clean help

@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import Optional
 
+import devexcl_bench
 import devexcl_build
 import devexcl_check
 import devexcl_html
@@ -232,6 +233,19 @@ def run_selfcheck(session: Session, image: Image) -> tuple[int, list[Finding]]:
 	for line in devexcl_selfcheck.report(found, session.options, check.plain):
 		terminal.say(line)
 	return FAILED if any(finding.bad for finding in found) else OK, found
+
+
+def cmd_bench(args: argparse.Namespace) -> int:
+	"""How quick everything is; no figure is an error."""
+	session = Session(args, results_folder(args, ('ksrc' if args.ksrc else args.kernel) + '-bench'))
+	image = session.image()
+	accelerator = session.accelerator(image)
+	samples = devexcl_bench.measure(image, accelerator, session.folder, rounds=args.rounds, figures=args.figures,
+					most_pages=args.pages, cmdline=args.append)
+	facts = {'accelerator': accelerator[0], 'source': image.manifest['identity'],
+		 'toolchain': image.manifest['toolchain']}
+	devexcl_bench.report(samples, facts, session.folder)
+	return OK
 
 
 def cmd_judge(args: argparse.Namespace) -> int:
@@ -466,6 +480,15 @@ def make_parser() -> argparse.ArgumentParser:
 			add_common, add_guest, add_results)
 	selfcheck.add_argument('--modes', type=str.split, default=[], metavar='NAMES',
 			       help="only these, for example 'NO_RETRY NO_DIRTY'")
+	bench = add('bench', cmd_bench, 'Measure how quick the device is, beside the peer test_hmm and the kernel alone.',
+		    add_common, add_results)
+	bench.add_argument('--rounds', type=int, default=devexcl_bench.FEWEST_ROUNDS, metavar='N',
+			   help='measure everything so often (default: %(default)s)')
+	bench.add_argument('--pages', type=int, metavar='N', help='no figure with more pages than that (default: 262144)')
+	bench.add_argument('--figures', type=str.split, default=[], metavar='NAMES',
+			   help=f'only some of: {" ".join(devexcl_bench.FIGURES)}')
+	bench.add_argument('--append', action='append', default=[], metavar='WORD',
+			   help='a word for the kernel command line')
 	add('fetch', cmd_fetch, 'Get kernel sources into the cache.', add_common)
 	add('configure', cmd_configure, 'Apply the overlay, configure, and verify the options.', add_common)
 	add('build', cmd_build, 'Build kernel, module and tests.', add_common)

@@ -19,6 +19,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 import devexcl_config
 import devexcl_overlay
@@ -29,7 +30,10 @@ from devexcl_overlay import Overlay
 from devexcl_source import Source
 
 # Raise this when images come out different although nothing in their hash is.
-RECIPE = 1
+RECIPE = 2
+
+# Modules of the kernel's own that are packed as well; who wants one loads it.
+PEERS = ('test_hmm',)
 
 # In an image of the tests: what the compiler had to say.
 WARNINGS = 'warnings.txt'
@@ -66,6 +70,10 @@ class Image:
 	@property
 	def modules(self) -> list[str]:
 		return self.manifest['modules']
+
+	@property
+	def peers(self) -> list[str]:
+		return self.manifest.get('peers', [])
 
 	@property
 	def programs(self) -> list[str]:
@@ -247,20 +255,24 @@ def _store_kernel(wanted: Recipe) -> None:
 		shutil.copy(build_dir / 'System.map', folder)
 		shutil.copy(build_dir / '.config', folder / 'config')
 		shutil.copy(build_dir / 'usr/gen_init_cpio', folder)
-		names = []
-		for name, _ in wanted.overlay.modules():
-			module = build_dir / 'lib' / f'{name}.ko'
-			if not variant.builtin and module.is_file():
-				output_of(['strip', '--strip-debug', '-o', str(folder / module.name), str(module)])
-				names.append(name)
+		names = [] if variant.builtin else _store_modules(wanted, folder, [name for name, _ in wanted.overlay.modules()])
 		config = devexcl_config.parse_config((folder / 'config').read_text(encoding='utf-8'))
 		write_atomically(folder / 'manifest.json', json.dumps({
 			'source': wanted.source.name, 'identity': wanted.source.identity,
-			'builtin': variant.builtin, 'debug': variant.debug, 'modules': names, 'toolchain': wanted.tools,
+			'builtin': variant.builtin, 'debug': variant.debug, 'modules': names,
+			'peers': _store_modules(wanted, folder, PEERS), 'toolchain': wanted.tools,
 			'tree': str(wanted.source.tree), 'build_folder': str(build_dir),
 			'release': (build_dir / 'include/config/kernel.release').read_text(encoding='utf-8').strip(),
 			'debug_info': 'CONFIG_DEBUG_INFO' in config,
 		}, indent=1))
+
+
+def _store_modules(wanted: Recipe, folder: Path, names: Sequence[str]) -> list[str]:
+	"""Copies those that were built; their names."""
+	built = [name for name in names if (wanted.folder / 'lib' / f'{name}.ko').is_file()]
+	for name in built:
+		output_of(['strip', '--strip-debug', '-o', str(folder / f'{name}.ko'), str(wanted.folder / 'lib' / f'{name}.ko')])
+	return built
 
 
 def ready_build_folder(source: Source, log: Path) -> Path:
@@ -358,7 +370,7 @@ def make_initramfs(image: Image, path: Path, shell: bool = False) -> None:
 	"""Packs the guest's files, with the kernel's own tool, which needs no root for device nodes."""
 	lines = [f'dir /{name} 755 0 0' for name in FOLDERS]
 	lines += ['nod /dev/console 600 0 0 c 5 1', 'nod /dev/null 666 0 0 c 1 3', f'file /init {image.init} 755 0 0']
-	lines += [f'file /modules/{name}.ko {image.kernel}/{name}.ko 644 0 0' for name in image.modules]
+	lines += [f'file /modules/{name}.ko {image.kernel}/{name}.ko 644 0 0' for name in image.modules + image.peers]
 	for source in sorted(image.tests.rglob('*')):
 		name = source.relative_to(image.tests)
 		if source.is_dir():

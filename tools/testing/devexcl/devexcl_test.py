@@ -27,6 +27,7 @@ from unittest import mock
 import devexcl
 import devexcl_attempt
 import devexcl_batch
+import devexcl_bench
 import devexcl_build
 import devexcl_check
 import devexcl_collect
@@ -1362,6 +1363,112 @@ class CommandTest(QuietTest):
 		with mock.patch.object(signal, 'signal'), contextlib.redirect_stderr(self.said):
 			self.assertEqual(devexcl.main(['judge', str(self.folder)]), FAILED)
 			self.assertEqual(devexcl.main(['judge', str(self.folder / 'nothing')]), CANNOT_RUN)
+
+
+class BenchTest(QuietTest):
+	"""Speed, from lines as the guest prints them."""
+
+	FACTS = {'accelerator': 'tcg', 'source': 'x', 'toolchain': 'y'}
+
+	def samples(self, ours: float = 1200.0, two_engines: float = 170.0) -> devexcl_bench.Samples:
+		samples = devexcl_bench.Samples()
+		samples.feed('{"machine": {"release": "7.3.1", "cpus": 2, "rounds": 5}}')
+		for number in range(5):
+			drift = 1 + number / 10	# hits all of a round alike
+			for figure, series, x, value in (
+				('acquire-base', 'ours', 512, ours), ('acquire-base', 'ours', 4096, ours * 1.1),
+				('acquire-base', 'floor', 512, 900), ('acquire-base', 'floor', 4096, 1000),
+				('acquire-base', 'test_hmm', 4096, 6000), ('atomics', 'ioctl', 1, 10), ('atomics', 'ioctl', 8192, 210),
+				('engines', 'ops', 1, 100), ('engines', 'ops', 2, two_engines), ('memory', 'table', 512, 12.03)):
+				unit = 'ops/s' if series in ('ops', 'ioctl') else 'ns/page'
+				drifted = value if figure == 'memory' else value * drift
+				self.assertIsNotNone(samples.feed(json.dumps({'figure': figure, 'series': series, 'x': x, 'unit': unit,
+									      'round': number, 'value': drifted})))
+		samples.feed('{"figure": "acquire-base", "series": "test_hmm", "x": 512, "skip": "No such <file>"}')
+		return samples
+
+	def test_ratios_do_not_drift(self) -> None:
+		ratios = {ratio.name: ratio for ratio in devexcl_bench.judge(self.samples())}
+		self.assertEqual(len(ratios), 6)
+		ratio = ratios['acquire 4096 base pages: ours / floor']
+		self.assertAlmostEqual(ratio.spread.low, 1.32)
+		self.assertAlmostEqual(ratio.spread.high, 1.32)
+		self.assertFalse(ratio.reached)
+		self.assertEqual(ratio.target, 'at most 1.25')
+		self.assertAlmostEqual(ratios['acquire 4096 base pages: test_hmm / ours'].spread.median, 6000 / 1320)
+		self.assertTrue(ratios['operations a second: 8192 in a call / one in a call'].reached)
+		self.assertTrue(ratios['acquire 512 to 4096 base pages: dearest / cheapest page'].reached)
+		self.assertEqual([name for name, ratio in ratios.items() if not ratio.reached], [ratio.name for ratio in
+				 devexcl_bench.judge(self.samples()) if 'ours / floor' in ratio.name])
+
+	def test_targets(self) -> None:
+		for ours, engines, missed in ((1000.0, 170.0, 0), (1000.0, 150.0, 1), (3000.0, 159.0, 3)):
+			with self.subTest(ours=ours, engines=engines):
+				ratios = devexcl_bench.judge(self.samples(ours, engines))
+				self.assertEqual(sum(not ratio.reached for ratio in ratios), missed)
+
+	def test_report(self) -> None:
+		devexcl_bench.report(self.samples(), self.FACTS, self.folder)
+		said = self.said.getvalue()
+		self.assertIn('1 of 6 targets NOT reached', said)
+		self.assertRegex(said, r'ours / floor +1\.32 .* at most 1\.25 +NOT reached')
+		self.assertRegex(said, r'512 +1,440 \(1,200 to 1,680\)')
+		self.assertIn('No such <file>', said)
+		told = json.loads((self.folder / 'bench.json').read_text(encoding='utf-8'))
+		self.assertEqual(told['schema'], devexcl_bench.SCHEMA)
+		self.assertEqual(told['machine']['accelerator'], 'tcg')
+		self.assertEqual(len(told['figures']['acquire-base']['series']['ours']['4096']['rounds']), 5)
+		self.assertEqual([ratio['name'] for ratio in told['ratios'] if not ratio['reached']],
+				 ['acquire 4096 base pages: ours / floor'])
+
+	def test_plots(self) -> None:
+		devexcl_bench.report(self.samples(), self.FACTS, self.folder)
+		plots = sorted(path.name for path in self.folder.glob('*.svg'))
+		self.assertEqual(plots, ['bench-acquire-base.svg', 'bench-atomics.svg', 'bench-engines.svg'])
+		for name in plots:
+			text = (self.folder / name).read_text(encoding='utf-8')
+			ElementTree.fromstring(text)
+			self.assertIn('prefers-color-scheme: dark', text)
+		page = (self.folder / 'bench.html').read_text(encoding='utf-8')
+		self.assertEqual([name for name in plots if f'src="{name}"' in page], plots)
+		self.assertNotIn('http', page)
+
+	def test_axes(self) -> None:
+		self.assertEqual(devexcl_bench.ticks(2600, 6500), [2000, 5000, 10000])
+		self.assertEqual(devexcl_bench.ticks(100, 100), [100, 200])
+		marks = devexcl_bench.ticks(3, 260000)
+		self.assertTrue(marks[0] <= 3 and marks[-1] >= 260000 and len(marks) < 9)
+		place = devexcl_bench.scale(1, 100, 0, 200)
+		self.assertEqual([round(place(value)) for value in (1, 10, 100)], [0, 100, 200])
+		self.assertEqual([devexcl_bench.number(value) for value in (0, 0.5, 12.034, 999.6, 1234567)],
+				 ['0', '0.500', '12.0', '1000', '1,234,567'])
+
+	def test_guest(self) -> None:
+		said = ['{"machine": {"release": "7.3.1", "cpus": 2, "rounds": 1}}', 'cannot load it',
+			'{"figure": "memory", "series": "table", "x": 512, "unit": "bytes/page", "round": 0, "value": 12}']
+		sent: list = []
+
+		class Fake(FakeGuest):
+			def send(self, *words: str) -> None:
+				sent.append(words)
+				if words[0] == 'batch':
+					self.events = [Event('channel', 'begin 1 bench'), Event('console', 'x'),
+						       *(Event('channel', f'out 1 {line}') for line in said),
+						       Event('channel', 'end 1 exit 0 100')]
+
+			def next_event(self, timeout: float) -> Event:
+				return self.events.pop(0) if self.events else Event('gone')
+
+		def measure() -> devexcl_bench.Samples:
+			with mock.patch.object(devexcl_bench, 'Guest', lambda *_, **__: Fake({})):
+				return devexcl_bench.measure(None, ('tcg', 'max'), self.folder, rounds=1)
+
+		self.assertEqual(measure().values, {('memory', 'table', 512): {0: 12}})
+		self.assertEqual(sent[0][4:], ('devexcl_bench', '-r', '1'))
+		self.assertIn('warning: cannot load it', self.said.getvalue())
+		said = said[:1]
+		with mock.patch.object(Fake, 'send', lambda *_: None), self.assertRaisesRegex(DevexclError, 'did not survive'):
+			measure()
 
 
 class BackgroundTest(QuietTest):
