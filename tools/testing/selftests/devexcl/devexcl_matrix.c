@@ -1030,38 +1030,41 @@ static void restore_settings(void)
 
 #define KHUGEPAGED_DIR	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
-/* The state of a thread of the kernel, as ps shows it; 0 if there is none. */
-static char state_of_thread(const char *name)
+/* Is a thread of the kernel awake whose name begins like that? */
+static bool is_awake(const char *name)
 {
-	char line[128], thread[32], state = 0;
+	char line[128], thread[32], state;
+	bool awake = false;
 	glob_t paths;
 	size_t i;
 
 	if (glob("/proc/[0-9]*/stat", 0, NULL, &paths))
-		return 0;
-	for (i = 0; i < paths.gl_pathc && !state; i++) {
+		return false;
+	for (i = 0; i < paths.gl_pathc && !awake; i++) {
 		FILE *f = fopen(paths.gl_pathv[i], "re");
-		char c;
 
 		if (f && fgets(line, sizeof(line), f) &&
-		    sscanf(line, "%*d (%31[^)]) %c", thread, &c) == 2 &&
-		    !strcmp(thread, name))
-			state = c;
+		    sscanf(line, "%*d (%31[^)]) %c", thread, &state) == 2)
+			awake = !strncmp(thread, name, strlen(name)) &&
+				state != 'S';
 		if (f)
 			fclose(f);
 	}
 	globfree(&paths);
-	return state;
+	return awake;
+}
+
+static void wait_until_asleep(const char *name)
+{
+	while (is_awake(name))
+		nap();
 }
 
 void put_khugepaged_to_sleep(void)
 {
-	char state;
-
 	/* That wakes it, for one more time. */
 	write_file(KHUGEPAGED_DIR "scan_sleep_millisecs", "3600000");
-	while ((state = state_of_thread("khugepaged")) && state != 'S')
-		nap();
+	wait_until_asleep("khugepaged");
 }
 
 /*
@@ -1085,8 +1088,17 @@ static void ask_for_huge_page(void)
 static void keep_the_kernel_calm(void)
 {
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
+	wait_until_asleep("kcompactd");
 	ask_for_huge_page();
 	put_khugepaged_to_sleep();
+}
+
+static void end_cells(void)
+{
+	restore_settings();
+	/* They have been woken by that; let them not disturb the next program. */
+	wait_until_asleep("kcompactd");
+	wait_until_asleep("khugepaged");
 }
 
 static void begin_cells(void)
@@ -1114,7 +1126,7 @@ int matrix_main(const char *subject, const struct operation *ops,
 		.run = cell_run,
 		.control = cell_control,
 		.begin = begin_cells,
-		.end = restore_settings,
+		.end = end_cells,
 	};
 
 	matrix_subject = subject;
