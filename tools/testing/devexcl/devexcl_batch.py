@@ -20,6 +20,8 @@ import devexcl_splat
 from devexcl_attempt import Attempt
 
 HEADER = '# TESTS'
+# The columns of its table are not kinds of memory: it is no part of the picture.
+OWN_TABLE = '# not of the matrix'
 MANY = '# MANY AT ONCE'
 # What a program says of each run that it makes of its harness: nothing about a test.
 CHATTER = re.compile(r'K?TAP version|1\.\.1$|#\s*(Starting|PASSED:|FAILED:|Totals:)')
@@ -45,7 +47,9 @@ def takes_many(lines: Iterable[str]) -> bool:
 def parse_layout(lines: Iterable[str]) -> list[list[str]]:
 	"""All cells there could be, in their order: [name, why it makes no sense, or '']."""
 	lines = [line.strip() for line in lines]
-	layout = []
+	layout: list[list[str]] = []
+	if OWN_TABLE in lines:
+		return layout
 	for line in lines[lines.index(HEADER) + 1:]:
 		without = WITHOUT.match(line)
 		if without:

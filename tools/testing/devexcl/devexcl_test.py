@@ -865,6 +865,9 @@ class MatrixTest(QuietTest):
 		lines = ['# TESTS', 'm.a.x', '# without m.a.y: because', 'm.b.x', '# excluded: 3 cells: because']
 		self.assertEqual(devexcl_batch.parse_layout(lines), [['m.a.x', ''], ['m.a.y', 'because'], ['m.b.x', '']])
 		self.assertEqual(devexcl_batch.parse_list(lines), ['m.a.x', 'm.b.x'])
+		lines.insert(1, '# not of the matrix')
+		self.assertEqual(devexcl_batch.parse_layout(lines), [])
+		self.assertEqual(devexcl_batch.parse_list(lines), ['m.a.x', 'm.b.x'])
 
 	def test_text(self) -> None:
 		matrix = self.matrix()

@@ -193,6 +193,8 @@ static void print_cells(const struct cells *cells)
 	size_t cell;
 
 	puts("# TESTS");
+	if (cells->own_table)
+		puts("# not of the matrix");
 	for (cell = 0; cell < cells->nr; cell++) {
 		const char *why = cells->excluded(cell);
 

@@ -52,6 +52,7 @@ const char *break_driver_of(struct dev *dev);
 /**
  * struct cells - the cells of a program
  * @subject: name of the program, with which the names of its cells begin
+ * @own_table: its columns are not those of the matrix
  * @nr: cells that there could be; they are numbered from 0 on
  * @name: the name of a cell; good until the next call
  * @excluded: why a cell makes no sense, or NULL
@@ -65,6 +66,7 @@ const char *break_driver_of(struct dev *dev);
  */
 struct cells {
 	const char *subject;
+	bool own_table;
 	size_t nr;
 	const char *(*name)(size_t cell);
 	const char *(*excluded)(size_t cell);
