@@ -46,6 +46,7 @@
 
 /* The page that both want. The device holds those next to it. */
 #define PAGES		4
+#define LARGE_PAGES	16	/* of a large folio */
 #define TARGET		1
 #define NEIGHBOURS	2
 
@@ -87,6 +88,10 @@ typedef int (*work_fn)(struct order *order);
 
 /* What is there afterwards is new: zeros, or what was written since. */
 #define FRESH		(1U << 13)
+/* The process ends, or becomes another one. */
+#define ENDS_OWNER	(1U << 15)
+/* If the folio is large, it concerns all of that. */
+#define WHOLE_FOLIO	(1U << 16)
 /* The mapping is gone when the notifier is called, and nobody kept out. */
 #define GONE_FIRST	(1U << 14)
 
@@ -152,6 +157,7 @@ enum trial {
  * @deed: what the device does
  * @held: the device has the page at first
  * @trial: if it is mm that is stopped, what @deed is
+ * @large: the page is of a large folio, as are its neighbours
  */
 struct point {
 	const char *name;
@@ -160,6 +166,7 @@ struct point {
 	work_fn deed;
 	bool held;
 	enum trial trial;
+	bool large;
 };
 
 /**
@@ -678,6 +685,29 @@ static int forgets_written(struct order *order)
 	return write_file("/proc/self/clear_refs", "4");
 }
 
+static int exits(struct order *order)
+{
+	(void)order;
+	return syscall(SYS_exit_group, 0);
+}
+
+static int is_killed(struct order *order)
+{
+	(void)order;
+	return kill(getpid(), SIGKILL);
+}
+
+/* Asks main() to return. */
+#define NOTHING_TO_DO	"--nothing"
+
+static int executes(struct order *order)
+{
+	char *const argv[] = { "order", NOTHING_TO_DO, NULL };
+
+	(void)order;
+	return execv("/proc/self/exe", argv);
+}
+
 static const struct operation operations[] = {
 	{
 		.name = "cpu_read", .work = cpu_reads,
@@ -749,19 +779,20 @@ static const struct operation operations[] = {
 		.error = -EFAULT,
 	}, {
 		.name = "free", .work = frees,
-		.traits = CALLS, .causes = CAUSE(CLEAR),
+		.traits = CALLS | WHOLE_FOLIO, .causes = CAUSE(CLEAR),
 	}, {
 		.name = "soft_dirty", .work = forgets_written,
 		.traits = CALLS | WANTS_MMAP | REACHES_ALL,
 		.causes = CAUSE(SOFT_DIRTY),
 	}, {
-		.name = "cold", .work = cools_down, .traits = PASSES_OVER,
+		.name = "cold", .work = cools_down,
+		.traits = PASSES_OVER | WHOLE_FOLIO,
 	}, {
 		.name = "reclaim", .work = reclaims,
-		.traits = MAY_CALL | PASSES_OVER,
+		.traits = MAY_CALL | PASSES_OVER | WHOLE_FOLIO,
 	}, {
 		.name = "migration", .work = migrates,
-		.traits = MAY_CALL | PASSES_OVER,
+		.traits = MAY_CALL | PASSES_OVER | WHOLE_FOLIO,
 	}, {
 		.name = "read_and_dontneed", .work = cpu_reads,
 		.then = throws_away,
@@ -792,6 +823,12 @@ static const struct operation operations[] = {
 	}, {
 		.name = "close", .work = closes,
 		.traits = OWN | OWN_CLOSE | REACHES_ALL,
+	}, {
+		.name = "exit", .work = exits, .traits = ENDS_OWNER,
+	}, {
+		.name = "sigkill", .work = is_killed, .traits = ENDS_OWNER,
+	}, {
+		.name = "exec", .work = executes, .traits = ENDS_OWNER,
 	},
 };
 
@@ -823,6 +860,14 @@ static const struct point points[] = {
 	  true, BY_OTHER },
 	{ "revoked_unmirror", REVOKED, DEVEXCL_POINT_INVALIDATED, unmirrors,
 	  true, BY_UNMIRROR },
+	{ "sampled_large", SAMPLED, DEVEXCL_POINT_SAMPLED, device_acquires,
+	  .large = true },
+	{ "check_large", CHECK, DEVEXCL_POINT_CHECK, device_acquires,
+	  .large = true },
+	{ "store_large", STORE, DEVEXCL_POINT_STORE, device_adds_to_held, true,
+	  .large = true },
+	{ "revoked_large", REVOKED, DEVEXCL_POINT_INVALIDATED, device_adds,
+	  true, BY_DEVICE, .large = true },
 };
 
 /* What must come of an order */
@@ -1083,6 +1128,10 @@ static const char *why_not(const struct operation *op,
 {
 	if (op->traits & OWN && point->trial)
 		return "it calls no notifier";
+	if (point->large && op->traits & WHOLE_FOLIO)
+		return "it is about the folio, and not the page";
+	if (point->large && op->traits & (OWN | ENDS_OWNER))
+		return "it does not care for folios";
 	if (op->traits & PASSES_OVER && point->trial &&
 	    (point->where != REVOKING || point->trial != BY_DEVICE))
 		return "it passes over an exclusive page: one point will do";
@@ -1299,6 +1348,39 @@ static const char *check_word(struct order *order,
 		    (unsigned long long)order->was);
 }
 
+/*
+ * Each reference is one of a mapping, and a page of its own has one. (If there
+ * were more or less pages than are counted, the kernel would say so when the
+ * cell ends.)
+ */
+static const char *check_counts(struct order *order, size_t page)
+{
+	bool counted = order->dev.info.caps & DEVEXCL_CAP_MAPCOUNT;
+	struct devexcl_page info;
+
+	TRY(must("query", dev_query(&order->dev, page_of(&order->mem, page), 1,
+				    &info)));
+	info.refcount -= swap_cache_references(&info);
+	if (info.refcount == info.mapcount + !counted &&
+	    (info.order || info.refcount == 1))
+		return NULL;
+	return fail("page %zu has %d references and %d mappings", page,
+		    info.refcount, info.mapcount);
+}
+
+static const char *check_all_counts(struct order *order)
+{
+	size_t page;
+
+	for (page = 0; page < PAGES; page++)
+		TRY(must("acquire", acquire_with(&order->dev,
+						 page_of(&order->mem, page))));
+	drain_lru_batches();
+	for (page = 0; page < PAGES; page++)
+		TRY(check_counts(order, page));
+	return NULL;
+}
+
 /* All is again as it was, and the rest has never been anything else. */
 static const char *check_rest(struct order *order)
 {
@@ -1312,10 +1394,11 @@ static const char *check_rest(struct order *order)
 	else
 		WRITE_MEM(order->word, order->was);
 	TRY(claim(check_data(&order->mem, 0, TARGET) ?:
-		  check_data(&order->mem, TARGET + 1, PAGES - TARGET - 1)));
+		  check_data(&order->mem, TARGET + 1,
+			     order->mem.pages - TARGET - 1)));
 	if (!(order->op->traits & FRESH))
 		TRY(claim(check_data(&order->mem, TARGET, 1)));
-	return claim(check_references(&order->dev, &order->mem));
+	return check_all_counts(order);
 }
 
 static const char *check_all(struct order *order,
@@ -1342,19 +1425,21 @@ static const char *check_all(struct order *order,
  * copied cannot be written without the mmap_lock, not even a stack. So that
  * others can work while it has stopped at our memory, that has to come first.
  */
-#define LOWEST	0x100000UL
+#define LOWEST		0x100000UL
+#define LARGE_DIR	"/sys/kernel/mm/transparent_hugepage/hugepages-64kB/"
 
 static const char *map_memory(struct order *order)
 {
 	struct mem *mem = &order->mem;
 
-	mem->pages = PAGES;
-	mem->size = PAGES * page_size();
+	mem->pages = order->point->large ? LARGE_PAGES : PAGES;
+	mem->size = mem->pages * page_size();
 	mem->p = mmap((void *)LOWEST, mem->size, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	if (mem->p == MAP_FAILED)
 		return must("mmap", -1);
-	madvise(mem->p, mem->size, MADV_NOHUGEPAGE);
+	madvise(mem->p, mem->size,
+		order->point->large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	fill_mem(mem);
 	return must("mmap", mem_map(&order->away, 1));
 }
@@ -1387,11 +1472,25 @@ static const char *acquire(struct order *order, size_t page)
 		     check_entries(&order->mem, page, 1, ENTRY_EXCLUSIVE));
 }
 
+/* Is the folio large, and can any page of it be acquired? */
+static const char *check_large(struct order *order)
+{
+	struct devexcl_page info;
+
+	if (!(order->dev.info.caps & DEVEXCL_CAP_LARGE_FOLIO))
+		return skip("this kernel takes the first page of a large folio only");
+	TRY(acquire(order, TARGET - 1));
+	TRY(must("query", dev_query(&order->dev, order->mem.p, 1, &info)));
+	return info.order ? NULL : skip("no large folios of 64 kB");
+}
+
 static const char *set_up(struct order *order)
 {
 	TRY(map_memory(order));
 	TRY(open_devices(order));
 	TRY(load_program());
+	if (order->point->large)
+		TRY(check_large(order));
 	order->word = word_of(&order->mem, TARGET);
 	order->was = *order->word;
 	order->pfn = pagemap_of(target(order)) & PAGEMAP_PFN;
@@ -1405,7 +1504,9 @@ static const char *set_up(struct order *order)
 				target(order));
 	TRY(must("breakpoint", order->stop));
 	TRY(hire(order, &order->device, order->point->deed));
-	TRY(hire(order, &order->mm, order->op->work));
+	/* An end is not the work of a thread; but somebody has to be stopped. */
+	TRY(hire(order, &order->mm, order->op->traits & ENDS_OWNER ?
+				    cpu_reads : order->op->work));
 	return hire(order, &order->second, order->op->then);
 }
 
@@ -1481,6 +1582,97 @@ static const char *join(struct worker *worker)
 	return must("join", errno ? -1 : 0);
 }
 
+/*
+ * Orders in which the process ends: in another process, the owner, of whose
+ * device we have a duplicate.
+ */
+
+static void be_owner(struct order *order, struct gate *ready, struct gate *go)
+{
+	const char *wrong = set_up(order);
+
+	if (!wrong && order->point->trial) {
+		start(&order->mm);
+		wrong = wait_for_stop(order, &order->mm, "the operation");
+		start(&order->device);
+		let_work(&order->device);
+	} else if (!wrong) {
+		start(&order->device);
+		wrong = wait_for_stop(order, &order->device, "the device");
+	}
+	if (!wrong) {
+		gate_open(ready);
+		gate_wait(go);
+		order->op->work(order);
+		wrong = fail("the process is still there");
+	}
+	leave_verdict(wrong);
+	syscall(SYS_exit_group, 1);
+}
+
+/* A duplicate of the owner's device, for when it has ended. */
+static const char *take_device(struct order *order, pid_t owner, struct dev *dev)
+{
+	int pidfd = syscall(SYS_pidfd_open, owner, 0);
+
+	TRY(must("pidfd_open", pidfd));
+	*dev = order->dev;
+	dev->fd = syscall(SYS_pidfd_getfd, pidfd, order->dev.fd, 0);
+	close(pidfd);
+	return must("pidfd_getfd", dev->fd);
+}
+
+/* The device has no page any more, gets none, and knows where they went. */
+static const char *check_nothing_left(struct order *order, struct dev *dev)
+{
+	struct devexcl_page info;
+	struct devexcl_stats stats;
+	uint64_t gone;
+	int i, ret;
+
+	ret = dev_query(dev, target(order), 1, &info);
+	if (ret != -ESRCH)
+		return fail("whose owner is gone can be asked: %d", ret);
+	TRY(must("stats", dev_stats(dev, &stats)));
+	gone = stats.released;
+	for (i = 0; i < DEVEXCL_CAUSE_NR; i++)
+		gone += stats.lost[i];
+	if (stats.held || stats.mapped || stats.acquired != gone)
+		return fail("the device has %llu pages left; acquired %llu, lost %llu",
+			    (unsigned long long)(stats.held + stats.mapped),
+			    (unsigned long long)stats.acquired,
+			    (unsigned long long)gone);
+	return NULL;
+}
+
+static const char *run_end(struct order *order)
+{
+	bool killed = order->op->work == is_killed;
+	struct gate ready, go;
+	struct dev dev;
+	int status;
+	pid_t pid;
+
+	TRY(must("pipe", gate_init(&ready)));
+	TRY(must("pipe", gate_init(&go)));
+	pid = fork();
+	if (!pid)
+		be_owner(order, &ready, &go);
+	TRY(must("fork", pid));
+	close(ready.pipe[1]);
+	if (!gate_wait(&ready)) {
+		TRY(take_device(order, pid, &dev));
+		gate_open(&go);
+	}
+	status = wait_child(pid);
+	TRY(take_verdict());
+	if (status != (killed ? -SIGKILL : 0))
+		return fail("the process has ended with %d", status);
+	TRY(check_nothing_left(order, &dev));
+	dev_close(&dev);
+	return NULL;
+}
+
 static const char *run_order(struct order *order)
 {
 	struct outcome outcome = outcome_of(order->op, order->point);
@@ -1528,23 +1720,55 @@ static const char *cell_excluded(size_t cell)
 
 static const char *cell_run(size_t cell)
 {
-	struct order order = {
-		.op = operation_of(cell),
-		.point = point_of(cell),
-	};
+	/* The owner of a device, if it is another process, tells what it has. */
+	struct order *order = mmap(NULL, sizeof(*order), PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	return run_order(&order);
+	if (order == MAP_FAILED)
+		return must("mmap", -1);
+	order->op = operation_of(cell);
+	order->point = point_of(cell);
+	return order->op->traits & ENDS_OWNER ? run_end(order) :
+						run_order(order);
+}
+
+/* Large folios, for who asks for them; and whether there were before. */
+static bool large_was_off;
+
+static void allow_large(void)
+{
+	char text[64] = "";
+	int fd = open(LARGE_DIR "enabled", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (read(fd, text, sizeof(text) - 1) > 0)
+		large_was_off = strstr(text, "[never]");
+	close(fd);
+	if (large_was_off)
+		write_file(LARGE_DIR "enabled", "madvise");
+}
+
+static void forbid_large(void)
+{
+	if (large_was_off)
+		write_file(LARGE_DIR "enabled", "never");
 }
 
 int main(int argc, char **argv)
 {
 	static const struct cells cells = {
 		.subject = "order",
+		.own_table = true,
 		.nr = ARRAY_SIZE(operations) * ARRAY_SIZE(points),
 		.name = cell_name,
 		.excluded = cell_excluded,
 		.run = cell_run,
+		.begin = allow_large,
+		.end = forbid_large,
 	};
 
+	if (argc == 2 && !strcmp(argv[1], NOTHING_TO_DO))
+		return 0;
 	return cells_main(&cells, argc, argv);
 }
