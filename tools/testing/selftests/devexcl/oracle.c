@@ -40,7 +40,7 @@
 #define MAX_ROUNDS	2000	/* pages acquired without a step of somebody */
 #define LOOK_EVERY	16	/* steps between two looks whether all get on */
 #define MAX_REFUSED	2000	/* so often in a row a device may be refused */
-#define MIN_DISTURBED	5	/* disturbances at least */
+#define MIN_DISTURBED	3	/* disturbances at least */
 
 struct party;
 struct contest;
@@ -50,6 +50,7 @@ struct contest;
  * @name: its name
  * @words: words that it is about, from the first page on
  * @share: of its goal that a party has to reach here; a step is long
+ * @unfair: who has reached its goal lets the others come first
  * @step: a party does its work once
  * @judge: what it has come to
  */
@@ -57,6 +58,7 @@ struct oracle {
 	const char *name;
 	size_t words;
 	unsigned int share;
+	bool unfair;
 	void (*step)(struct party *party);
 	const char *(*judge)(struct contest *contest);
 };
@@ -167,12 +169,12 @@ static unsigned int goal_of(enum kind kind)
 {
 	switch (kind) {
 	case CPU:
-		return 150;
+		return 100;
 	case ENGINE:
 	case OTHER_ENGINE:
 		return 8;
 	default:
-		return 30;
+		return 20;
 	}
 }
 
@@ -618,13 +620,13 @@ static const char *progress_judge(struct contest *contest)
 }
 
 static const struct oracle oracles[] = {
-	{ "sum", 4 * LINE_WORDS, 1, sum_step, sum_judge },
-	{ "tokens", 4, 1, token_step, token_judge },
-	{ "lock", 1, 4, lock_step, lock_judge },
-	{ "table_one_bin", 1, 1, table_step, table_judge },
-	{ "table_one_line", LINE_WORDS, 1, table_step, table_judge },
-	{ "table_lines", 8 * LINE_WORDS, 1, table_step, table_judge },
-	{ "progress", MAX_PARTIES * LINE_WORDS, 1, progress_step,
+	{ "sum", 4 * LINE_WORDS, 1, false, sum_step, sum_judge },
+	{ "tokens", 4, 1, false, token_step, token_judge },
+	{ "lock", 1, 4, true, lock_step, lock_judge },
+	{ "table_one_bin", 1, 1, false, table_step, table_judge },
+	{ "table_one_line", LINE_WORDS, 1, false, table_step, table_judge },
+	{ "table_lines", 8 * LINE_WORDS, 1, false, table_step, table_judge },
+	{ "progress", MAX_PARTIES * LINE_WORDS, 1, false, progress_step,
 	  progress_judge },
 };
 
@@ -797,6 +799,10 @@ static void *run_party(void *arg)
 
 	pthread_barrier_wait(&contest->start);
 	while (must_go_on(contest) && !party->error && !party->wrong) {
+		if (reached && contest->oracle->unfair) {
+			sched_yield();
+			continue;
+		}
 		if (party->done % LOOK_EVERY == LOOK_EVERY - 1)
 			look_for_livelock(contest);
 		__atomic_add_fetch(&party->done, 1, __ATOMIC_SEQ_CST);
@@ -999,6 +1005,7 @@ int main(int argc, char **argv)
 {
 	static const struct cells cells = {
 		.subject = "oracle",
+		.own_table = true,
 		.nr = ARRAY_SIZE(oracles) * ARRAY_SIZE(settings),
 		.name = cell_name,
 		.excluded = cell_excluded,
