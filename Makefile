@@ -35,6 +35,11 @@ selfcheck:
 bench:
 	@$(DEVEXCL) bench $(KERNEL_ARGS) $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(FIGURES),--figures '$(FIGURES)')
 
+# The kernel that checks everything is the one to soak, unless DEBUG=0.
+soak:
+	@$(DEVEXCL) soak $(KERNEL_ARGS) $(if $(filter-out 0,$(or $(DEBUG),1)),--debug) \
+		--minutes '$(or $(MINUTES),10)' $(if $(SEED),--seed '$(SEED)')
+
 shell:
 	@$(DEVEXCL) shell $(KERNEL_ARGS)
 
@@ -56,6 +61,7 @@ help:
 	@echo 'make check    the checks of the project itself, and the tests on all kernels'
 	@echo 'make selfcheck  do the tests notice a broken driver?'
 	@echo 'make bench    how quick the device is, beside test_hmm and the kernel alone'
+	@echo 'make soak     everything at once on the debug kernel: MINUTES=10 SEED=<to have it again>'
 	@echo 'make shell    a shell in the guest, with the module loaded'
 	@echo 'make list     the names of all tests'
 	@echo 'make modules  the module alone: KDIR=<build folder of a kernel>'
@@ -73,4 +79,4 @@ help:
 	@echo
 	@echo 'Each stage by itself: $(DEVEXCL) --help'
 
-.PHONY: run check bench selfcheck shell list modules clean help
+.PHONY: run check bench selfcheck soak shell list modules clean help

@@ -50,6 +50,10 @@ from devexcl_selfcheck import FOUND_JSON, Finding, SelfCheck
 
 LOGS_KEPT = 20
 
+# The program that is not of the suite, and what it may take besides its time, in seconds.
+SOAK = 'soak'
+SOAK_SLACK = 300
+
 EPILOG = """exit codes: 0 as expected, 1 a test failed or an expectation is stale,
 2 could not build or boot, 130 interrupted"""
 
@@ -61,6 +65,7 @@ class Session:
 		self.args = args
 		self.folder = folder
 		self.timings = Timings()
+		self.limits: Optional[Limits] = None	# else as the tests say
 		self.variant = Variant(builtin=args.builtin, debug=args.debug)
 		folder.mkdir(parents=True, exist_ok=True)
 
@@ -102,7 +107,7 @@ class Session:
 
 	def collector(self, image: Image, **callbacks) -> Collector:
 		args = self.args
-		return Collector(image, self.accelerator(image), self.folder, limits=Limits.of(image, args.timeout),
+		return Collector(image, self.accelerator(image), self.folder, limits=self.limits or Limits.of(image, args.timeout),
 				 patterns=args.tests, cmdline=tuple(args.append),
 				 subset=args.subset, guests=args.guests or devexcl_qemu.guests_at_once(), **callbacks)
 
@@ -209,6 +214,34 @@ def cmd_run(args: argparse.Namespace) -> int:
 	session = Session(args, results_folder(args, ('ksrc' if args.ksrc else args.kernel) + suffix))
 	results, interrupted = run_tests(session, session.image())
 	make_latest(session.folder)
+	return INTERRUPTED if interrupted else exit_code(results)
+
+
+class SoakImage(Image):
+	"""An image of which only one program is run, which is not of the suite."""
+
+	@property
+	def programs(self) -> list[str]:
+		return [SOAK]
+
+
+def cmd_soak(args: argparse.Namespace) -> int:
+	"""Everything at once, on a kernel that checks everything; then the module has to go, and nothing may be left."""
+	seed = args.seed or time.time_ns()
+	length = max(1, int(args.minutes * 60))
+	args.append += [f'DEVEXCL_SECONDS={length}', f'DEVEXCL_SEED={seed}']
+	args.tests = [SOAK, 'module.*']
+	session = Session(args, results_folder(args, SOAK))
+	session.limits = Limits(length + SOAK_SLACK, length + SOAK_SLACK)
+	image = session.image()
+	terminal.say(f'Soak: {args.minutes:g} min, seed {seed}. How it goes: {session.folder}/console-1.log')
+	results, interrupted = run_tests(session, SoakImage(image.kernel, image.tests, image.init, image.manifest))
+	for result in results:
+		for line in result.details if result.program == SOAK and not result.bad else []:
+			terminal.say(line)
+	make_latest(session.folder)
+	fast = '' if args.debug else ' DEBUG=0'
+	terminal.say(f'Again:   make soak KERNEL={args.kernel} MINUTES={args.minutes:g} SEED={seed}{fast}')
 	return INTERRUPTED if interrupted else exit_code(results)
 
 
@@ -476,6 +509,10 @@ def make_parser() -> argparse.ArgumentParser:
 	    add_common, add_guest, add_judge, add_results)
 	check = add('check', cmd_check, 'All checks of the project, and the tests on all kernels.', add_verbose, add_results)
 	check.set_defaults(**{**vars(commands.choices['run'].parse_args([])), 'function': cmd_check})
+	soak = add('soak', cmd_soak, 'Everything at once for as long as you like, on a kernel that checks everything.',
+		   add_common, add_guest, add_judge, add_results)
+	soak.add_argument('--minutes', type=float, default=10, metavar='N', help='how long (default: 10)')
+	soak.add_argument('--seed', type=int, metavar='N', help='have each thread do again what it did with this seed')
 	selfcheck = add('selfcheck', cmd_selfcheck, 'Which tests notice a broken driver? Fails if nobody notices one.',
 			add_common, add_guest, add_results)
 	selfcheck.add_argument('--modes', type=str.split, default=[], metavar='NAMES',
