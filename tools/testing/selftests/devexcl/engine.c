@@ -1069,6 +1069,7 @@ TEST_F(engine, cancel_is_for_one_job)
 	struct devexcl_submit endless = endless_job(&self->mem, 0);
 	struct devexcl_submit job = word_job(page_of(&self->mem, 1),
 					     DEVEXCL_OP_ADD, 1, 2000);
+	uint64_t done = 0;
 	struct devexcl_wait is;
 	long id, next;
 	int i;
@@ -1084,9 +1085,14 @@ TEST_F(engine, cancel_is_for_one_job)
 		ASSERT_EQ(0, dev_cancel(&self->dev, id));
 		dev_cancel(&self->dev, id);
 		expect_end(&self->dev, id, -ECANCELED, &is);
+		done += is.done;
 		expect_end(&self->dev, next, 0, &is);
 		ASSERT_EQ(2000, is.done);
 	}
+	EXPECT_EQ(pattern_of(&self->mem, 0) + done,
+		  READ_MEM(word_of(&self->mem, 0)));
+	EXPECT_EQ(pattern_of(&self->mem, 1) + i * 2000,
+		  READ_MEM(word_of(&self->mem, 1)));
 }
 
 /* What has ended has ended as it has. */
@@ -1634,6 +1640,31 @@ TEST_F(engine, release_while_running)
 		is = look_at(&self->dev, id);
 	}
 	expect_cancelled(self, id, 0);
+}
+
+/* The device makes one mistake after the other; then all is well again. */
+TEST_F(engine, broken_while_running)
+{
+	struct devexcl_submit job = endless_job(&self->mem, 0);
+	long id = dev_submit(&self->dev, &job);
+	struct devexcl_wait is;
+	unsigned int bit, i;
+
+	ASSERT_LT(0, id);
+	for (bit = 0; self->dev.info.broken >> bit; bit++) {
+		ASSERT_EQ(0, dev_inject(&self->dev, 1U << bit, bit));
+		for (i = 0; i < 5; i++) {
+			WRITE_MEM(word_of(&self->mem, 0), i);
+			ASSERT_LE(0, dev_release(&self->dev, self->mem.p, 1));
+		}
+		EXPECT_EQ(DEVEXCL_JOB_RUNNING, look_at(&self->dev, id).state);
+	}
+	ASSERT_EQ(0, dev_inject(&self->dev, 0, 0));
+	ASSERT_LE(0, dev_release(&self->dev, self->mem.p, PAGES));
+	fill_mem(&self->mem);
+	ASSERT_EQ(0, dev_cancel(&self->dev, id));
+	expect_end(&self->dev, id, -ECANCELED, &is);
+	expect_references(&self->dev, &self->mem);
 }
 
 TEST_F(engine, unmirror_while_running)
