@@ -774,6 +774,8 @@ static const struct operation ops[] = {
 		.prepare = prepare_disk, .act = act_aio_read,
 		.finish = finish_disk,
 		.expect = DEVICE_LOSES_AS_BY_FAULT,
+		.needs = { TRAIT_TYPICAL,
+			   "AIO takes long to end; direct_read is like it" },
 	}, {
 		.name = "gup",
 		.act = act_gup, .arg = GUP_BASIC_TEST,
