@@ -584,6 +584,35 @@ class BatchTest(QuietTest):
 				 {**self.ALL, 'c': 'fail'})
 		self.assertEqual(self.batches(), ['a b c d.half', 'b d.half'])
 
+	def settle(self, *output: str, console: tuple[str, ...] = ()) -> dict[str, tuple[list[str], list[str]]]:
+		"""A batch of three tests that its program has ended in good order: what is kept, verdicts and outputs."""
+		whole = Attempt('one', '', 1, output=list(output), console=list(console), how='exit')
+		attempts = devexcl_batch.Batch(whole, ['one.a', 'one.b', 'one.c']).settle()
+		return {item.test: ([result.verdict for result in devexcl_judge.judge_attempt(item)], item.output) for item in attempts}
+
+	RAN_A = ('TAP version 13', '1..1', '# Starting 1 tests from 1 test cases.', '#  RUN           one.a ...',
+		 '#            OK  one.a', 'ok 1 one.a', '# PASSED: 1 / 1 tests passed.', '# Totals: pass:1 fail:0')
+	KEPT_A = (['pass'], ['#  RUN           one.a ...', '#            OK  one.a', 'ok 1 one.a'])
+
+	def test_stopped_because_of_complaint(self) -> None:
+		"""Nobody is blamed for not having been run; the rest is run again."""
+		self.assertEqual(self.settle(*self.RAN_A, '# stopped: the kernel has complained'), {'one.a': self.KEPT_A})
+		console = ('devexcl-test: cell one.a', 'WARNING: x at y.c:1', '---[ end trace 0 ]---')
+		kept = self.settle(*self.RAN_A, '# stopped: the kernel has complained', console=console)
+		self.assertEqual({name: verdicts for name, (verdicts, _) in kept.items()}, {'one.a': ['fail']})
+
+	def test_a_harness_for_each(self) -> None:
+		"""What each harness says of itself is not part of any test."""
+		ran_b = [line.replace('one.a', 'one.b') for line in self.RAN_A]
+		kept = self.settle(*self.RAN_A, *ran_b, *(line.replace('one.a', 'one.c') for line in self.RAN_A))
+		self.assertEqual((list(kept), kept['one.a']), (['one.a', 'one.b', 'one.c'], self.KEPT_A))
+
+	def test_many_at_once(self) -> None:
+		listing = ['# MANY AT ONCE', '# FIXTURE            VARIANT                   TEST', 'one' + ' ' * 44 + 'a']
+		self.assertTrue(devexcl_batch.takes_many(listing))
+		self.assertFalse(devexcl_batch.takes_many(listing[1:]))
+		self.assertEqual(devexcl_ktap.parse_list(listing), ['one.a'])
+
 	def test_hang(self) -> None:
 		self.assertEqual(self.collect({'many.c': ['hang']}), {**self.ALL, 'c': 'hang'})
 		self.assertEqual((self.batches(), self.collector.boots), (['a b c d.half'], 2))
