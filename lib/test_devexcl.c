@@ -59,6 +59,7 @@
 #include <linux/fault-inject.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/hmm.h>
 #include <linux/kcov.h>
@@ -113,7 +114,7 @@
 /* Event records copied out at once. */
 #define DEVEXCL_BATCH_EVENTS	4
 
-#define DEVEXCL_UNIT_BITS	5
+#define DEVEXCL_UNIT_BITS	6
 
 static unsigned int ndevices = 2;
 module_param(ndevices, uint, 0444);
@@ -2027,8 +2028,8 @@ static unsigned int devexcl_ops_on_page(struct devexcl_mirror_range *mirror,
 	struct devexcl_atomic_op *op = &batch->ops[i];
 	u64 nr = op->addr >> PAGE_SHIFT;
 	struct page *page = devexcl_pte_page(*pte);
-	/* Neighbours do not meet. */
-	struct mutex *unit = &ctx->unit[nr % ARRAY_SIZE(ctx->unit)];
+	/* Neighbours do not meet, nor do pages a power of two apart. */
+	struct mutex *unit = &ctx->unit[hash_64(nr, DEVEXCL_UNIT_BITS)];
 	void *base;
 
 	lockdep_assert_held_read(&mirror->lock);
