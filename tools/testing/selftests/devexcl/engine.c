@@ -1651,6 +1651,7 @@ TEST_F(engine, broken_while_running)
 	unsigned int bit, i;
 
 	ASSERT_LT(0, id);
+	wait_done(&self->dev, id, 1);
 	for (bit = 0; self->dev.info.broken >> bit; bit++) {
 		ASSERT_EQ(0, dev_inject(&self->dev, 1U << bit, bit));
 		for (i = 0; i < 5; i++) {
