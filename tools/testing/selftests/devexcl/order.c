@@ -21,10 +21,12 @@
  */
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "../kselftest.h"
 #include "devexcl_cells.h"
@@ -158,6 +160,7 @@ enum trial {
  * @held: the device has the page at first
  * @trial: if it is mm that is stopped, what @deed is
  * @large: the page is of a large folio, as are its neighbours
+ * @engine: it is an engine that is stopped, which nobody kills
  */
 struct point {
 	const char *name;
@@ -167,6 +170,7 @@ struct point {
 	bool held;
 	enum trial trial;
 	bool large;
+	bool engine;
 };
 
 /**
@@ -431,6 +435,33 @@ static int other_tries(struct order *order)
 	int ret = add_with(&order->other, order, DEVICE_ADDS,
 			   DEVEXCL_ATOMIC_ACQUIRE);
 
+	if (!ret)
+		order->added = DEVICE_ADDS;
+	return ret;
+}
+
+/* The same by a job, for which the thread waits. */
+static int engine_adds(struct order *order)
+{
+	struct devexcl_submit job = {
+		.flags = DEVEXCL_SUBMIT_ACQUIRE | DEVEXCL_SUBMIT_GAP,
+		.addr = (uintptr_t)order->word,
+		.length = sizeof(*order->word),
+		.count = 1,
+		.repeat = 1,
+		.operand = DEVICE_ADDS,
+		.op = DEVEXCL_OP_ADD,
+		.width = sizeof(*order->word),
+		.engine = DEVEXCL_ENGINE_ANY,
+	};
+	struct devexcl_wait result;
+	long id = dev_submit(&order->dev, &job);
+	int ret;
+
+	if (id < 0)
+		return id;
+	ret = dev_wait(&order->dev, id, DEVEXCL_WAIT_FOREVER, &result) ?:
+	      result.status;
 	if (!ret)
 		order->added = DEVICE_ADDS;
 	return ret;
@@ -868,6 +899,16 @@ static const struct point points[] = {
 	  .large = true },
 	{ "revoked_large", REVOKED, DEVEXCL_POINT_INVALIDATED, device_adds,
 	  true, BY_DEVICE, .large = true },
+	{ "sampled_engine", SAMPLED, DEVEXCL_POINT_SAMPLED, engine_adds,
+	  .engine = true },
+	{ "made_engine", MADE, DEVEXCL_POINT_MADE, engine_adds,
+	  .engine = true },
+	{ "check_engine", CHECK, DEVEXCL_POINT_CHECK, engine_adds,
+	  .engine = true },
+	{ "install_engine", INSTALL, DEVEXCL_POINT_INSTALL, engine_adds,
+	  .engine = true },
+	{ "store_engine", STORE, DEVEXCL_POINT_STORE, engine_adds, true,
+	  .engine = true },
 };
 
 /* What must come of an order */
@@ -1119,6 +1160,12 @@ static struct outcome outcome_of(const struct operation *op,
 		outcome_revoked(op, point, &outcome);
 		break;
 	}
+	/* What is taken from an engine before it has added it acquires anew. */
+	if (point->engine && outcome.lost_most) {
+		outcome.lost_most = ANY_NUMBER;
+		outcome.retries_most = ANY_NUMBER;
+		outcome.who_knows = true;
+	}
 	return outcome;
 }
 
@@ -1135,6 +1182,11 @@ static const char *why_not(const struct operation *op,
 	if (op->traits & PASSES_OVER && point->trial &&
 	    (point->where != REVOKING || point->trial != BY_DEVICE))
 		return "it passes over an exclusive page: one point will do";
+	if (point->engine && op->traits & OWN)
+		return "engines and ioctls of a device: see engine.c";
+	if (point->engine && !(op->traits & ENDS_OWNER) &&
+	    point->where != CHECK)
+		return "an engine does as an ioctl does: one point will do";
 	if (!op->then)
 		return NULL;
 	if (point->trial && point->trial != BY_DEVICE)
@@ -1610,6 +1662,9 @@ static void be_owner(struct order *order, struct gate *ready, struct gate *go)
 	syscall(SYS_exit_group, 1);
 }
 
+/* Longer than anything takes that has to end by itself. */
+#define LATE_SECONDS	20
+
 /* A duplicate of the owner's device, for when it has ended. */
 static const char *take_device(struct order *order, pid_t owner, struct dev *dev)
 {
@@ -1622,17 +1677,30 @@ static const char *take_device(struct order *order, pid_t owner, struct dev *dev
 	return must("pidfd_getfd", dev->fd);
 }
 
+/* An engine that has stopped keeps the address space a little longer. */
+static const char *wait_address_space(struct order *order, struct dev *dev)
+{
+	struct devexcl_page info;
+	time_t begin = time(NULL);
+	int ret;
+
+	do {
+		ret = dev_query(dev, target(order), 1, &info);
+		if (ret == -ESRCH)
+			return NULL;
+		sched_yield();
+	} while (time(NULL) - begin < LATE_SECONDS);
+	return fail("who asks a device whose owner is gone gets %d", ret);
+}
+
 /* The device has no page any more, gets none, and knows where they went. */
 static const char *check_nothing_left(struct order *order, struct dev *dev)
 {
-	struct devexcl_page info;
 	struct devexcl_stats stats;
 	uint64_t gone;
-	int i, ret;
+	int i;
 
-	ret = dev_query(dev, target(order), 1, &info);
-	if (ret != -ESRCH)
-		return fail("whose owner is gone can be asked: %d", ret);
+	TRY(wait_address_space(order, dev));
 	TRY(must("stats", dev_stats(dev, &stats)));
 	gone = stats.released;
 	for (i = 0; i < DEVEXCL_CAUSE_NR; i++)
