@@ -66,6 +66,9 @@ FIGURES = {
 }
 
 
+# Each round begins with another one; we do not.
+SERIES = ('ours', 'floor', 'test_hmm', 'exclusive', 'ordinary')
+
 # ---- what was measured ------------------------------------------------------------------
 
 
@@ -103,7 +106,8 @@ class Samples:
 		return [name for name in FIGURES if name in self.units]
 
 	def series(self, figure: str) -> list[str]:
-		return list(dict.fromkeys(key[1] for key in self.values if key[0] == figure))
+		names = dict.fromkeys(key[1] for key in self.values if key[0] == figure)
+		return sorted(names, key=lambda name: SERIES.index(name) if name in SERIES else len(SERIES))
 
 	def xs(self, figure: str) -> list[int]:
 		return sorted({key[2] for key in self.values if key[0] == figure})
@@ -313,7 +317,7 @@ def as_json(samples: Samples, ratios: Sequence[Ratio], facts: Mapping[str, str])
 # ---- plots ------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 74, 150, 40, 46
+LEFT, RIGHT, TOP, BOTTOM = 74, 150, 58, 46
 SVG_STYLE = '''
 	text { font: 12px system-ui, sans-serif; fill: #1f2328; }
 	.title { font-size: 14px; font-weight: 600; }
@@ -369,7 +373,7 @@ def plot(samples: Samples, figure: str) -> str:
 	       f'role="img" aria-label="{_text(FIGURES[figure].title)}">', f'<style>{SVG_STYLE}</style>',
 	       f'<rect class="page" width="{WIDTH}" height="{HEIGHT}"/>',
 	       f'<text class="title" x="12" y="20">{_text(FIGURES[figure].title)}</text>',
-	       f'<text class="faint" x="12" y="{TOP - 6}">{_text(samples.units[figure])}</text>',
+	       f'<text class="faint" x="12" y="{TOP - 20}">{_text(samples.units[figure])}</text>',
 	       f'<text class="faint" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}">'
 	       f'{_text(FIGURES[figure].x)}</text>']
 	for mark in marks:
