@@ -121,6 +121,9 @@ static int cpu_adds(struct worker *worker)
 {
 	__atomic_fetch_add(some_word(worker, &keep), 1, __ATOMIC_SEQ_CST);
 	worker->added++;
+	/* It is quick, and others want the CPU, too. */
+	if (!choose(worker, 256))
+		usleep(500);
 	return 0;
 }
 
