@@ -193,6 +193,7 @@ static int acquire_ours(char *p, size_t pages)
 static int acquire_floor(char *p, size_t pages)
 {
 	struct devexcl_floor arg;
+	unsigned int busy = 0;
 	size_t done = 0;
 	int ret;
 
@@ -202,7 +203,8 @@ static int acquire_floor(char *p, size_t pages)
 		arg.addr = (uintptr_t)p + done * page_size();
 		arg.length = (pages - done) * page_size();
 		ret = dev_ioctl(device[0].fd, DEVEXCL_FLOOR, &arg);
-		if (ret && ret != -EBUSY)
+		/* Some kernels do not wait for a locked folio. */
+		if (ret && (ret != -EBUSY || ++busy > 1000))
 			return ret;
 		done += arg.done;
 	}
