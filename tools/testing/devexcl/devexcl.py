@@ -273,9 +273,10 @@ def cmd_bench(args: argparse.Namespace) -> int:
 	session = Session(args, results_folder(args, ('ksrc' if args.ksrc else args.kernel) + '-bench'))
 	image = session.image()
 	accelerator = session.accelerator(image)
+	accelerator = accelerator[0], args.cpu or accelerator[1]
 	samples = devexcl_bench.measure(image, accelerator, session.folder, rounds=args.rounds, figures=args.figures,
 					most_pages=args.pages, cmdline=args.append)
-	facts = {'accelerator': accelerator[0], 'source': image.manifest['identity'],
+	facts = {'accelerator': accelerator[0], 'cpu': accelerator[1], 'source': image.manifest['identity'],
 		 'toolchain': image.manifest['toolchain']}
 	devexcl_bench.report(samples, facts, session.folder)
 	return OK
@@ -524,6 +525,7 @@ def make_parser() -> argparse.ArgumentParser:
 	bench.add_argument('--pages', type=int, metavar='N', help='no figure with more pages than that (default: 262144)')
 	bench.add_argument('--figures', type=str.split, default=[], metavar='NAMES',
 			   help=f'only some of: {" ".join(devexcl_bench.FIGURES)}')
+	bench.add_argument('--cpu', metavar='MODEL', help='a CPU model of QEMU, such as max,-cx16')
 	bench.add_argument('--append', action='append', default=[], metavar='WORD',
 			   help='a word for the kernel command line')
 	add('fetch', cmd_fetch, 'Get kernel sources into the cache.', add_common)

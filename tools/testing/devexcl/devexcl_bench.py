@@ -7,7 +7,7 @@ judges nothing. All that is said about figures and ratios is said here.
 bench.json, which is for machines, is one object:
 
     schema	SCHEMA
-    machine	release, cpus, page_size, devices, rounds; accelerator, source, toolchain
+    machine	release, cpus, page_size, devices, rounds; accelerator, cpu (QEMU's model), source, toolchain
     figures	{figure: {title, unit, series: {series: {x: {median, low, high, rounds: [value, ...]}}}}}
     skipped	[{figure, series, x, why}, ...]
     ratios	[{name, value, low, high, at_most or at_least, reached}, ...]
