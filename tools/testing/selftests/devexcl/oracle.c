@@ -884,6 +884,8 @@ static const char *set_up(struct contest *contest)
 	size_t n;
 
 	for (n = 0; n < 2; n++) {
+		if (n && contest->device[0].info.ndevices < 2)
+			return skip("there is one device only");
 		TRY(must("open", dev_open(&contest->device[n], n)));
 		TRY(break_driver_of(&contest->device[n]));
 	}

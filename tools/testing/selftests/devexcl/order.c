@@ -1510,6 +1510,8 @@ static const char *open_devices(struct order *order)
 	TRY(must("mirror", mirrors(order)));
 	if (!needs_other(order))
 		return NULL;
+	if (order->dev.info.ndevices < 2 && !order->op->other_context)
+		return skip("there is one device only");
 	TRY(must("open", dev_open(&order->other, !order->op->other_context)));
 	TRY(break_driver_of(&order->other));
 	return must("mirror", dev_mirror(&order->other, target(order),
