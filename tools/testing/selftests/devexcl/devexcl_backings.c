@@ -12,10 +12,6 @@
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT		21
-#endif
-
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
 
 /* Base pages: two neighbours, the target of four, two neighbours. */

@@ -42,10 +42,6 @@ struct hmm_dmirror_cmd {
 
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE	23
-#endif
-
 #define PEER_MODULE	"/modules/test_hmm.ko"
 #define PEER_NODE	"/dev/hmm_dmirror0"
 /* The peer copies the pages through a buffer as large as the call. */

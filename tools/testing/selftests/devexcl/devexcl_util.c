@@ -14,10 +14,6 @@
 
 #include "devexcl_util.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD		20
-#endif
-
 /* Times that a locked folio is tried again, before it is an error. */
 #define MAX_BUSY	20000
 

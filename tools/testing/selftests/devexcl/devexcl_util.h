@@ -33,6 +33,8 @@
 
 #include <linux/test_devexcl_uapi.h>
 
+#include "devexcl_missing.h"
+
 /**
  * struct dev - an open device
  * @fd: its file

@@ -13,10 +13,6 @@
 
 #include "devexcl_test.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD	20
-#define MADV_PAGEOUT	21
-#endif
 #ifndef MPOL_MF_MOVE
 #define MPOL_MF_MOVE	2
 #endif

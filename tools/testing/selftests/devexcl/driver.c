@@ -10,10 +10,6 @@
 
 #include "devexcl_test.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
-
 #define PAGES		4
 #define SECONDS		60	/* until something should have happened */
 

@@ -22,10 +22,6 @@
 #include "../kselftest.h"
 #include "devexcl_cells.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
-
 #define PAGES		2
 #define MAX_NTH		2000	/* more than any call has places to fail at */
 #define NSEC_PER_SEC	1000000000ULL

@@ -6,11 +6,6 @@
  */
 #include "devexcl_test.h"
 
-#ifndef MADV_HUGEPAGE
-#define MADV_HUGEPAGE	14
-#define MADV_NOHUGEPAGE	15
-#endif
-
 #define TRIES	10
 
 FIXTURE(large) {

@@ -18,10 +18,6 @@
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
 
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE	101
-#endif
-
 #define MEMORY_DIR		"/sys/devices/system/memory/"
 #define NODE_DIR		"/sys/devices/system/node/"
 #define HWPOISON_DIR		"/sys/kernel/debug/hwpoison/"

@@ -22,12 +22,6 @@
 #include "../kselftest.h"
 #include "devexcl_cells.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT	21
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE	25
-#endif
 #ifndef MPOL_MF_MOVE
 #define MPOL_MF_MOVE	2
 #endif

@@ -31,21 +31,6 @@
 #include "../kselftest.h"
 #include "devexcl_cells.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD		20
-#define MADV_PAGEOUT		21
-#endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL	102
-#define MADV_GUARD_REMOVE	103
-#endif
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ	22
-#endif
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE	0x100000
-#endif
-
 /* The page that both want. The device holds those next to it. */
 #define PAGES		4
 #define LARGE_PAGES	16	/* of a large folio */
@@ -181,7 +166,7 @@ struct point {
  * @begin: it waits for this
  * @ready: it is there
  * @end: it has done it
- * @stat: its file in /proc
+ * @state: in what state it is
  * @working: it has begun
  * @done: it has done it
  * @ret: what came of it
@@ -193,7 +178,7 @@ struct worker {
 	struct gate begin;
 	struct gate ready;
 	struct gate end;
-	int stat;
+	int state;
 	bool working;
 	bool done;
 	int ret;
@@ -275,7 +260,7 @@ static void *run_worker(void *arg)
 	struct worker *worker = arg;
 
 	touch_stack();
-	worker->stat = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
+	worker->state = open_own_state();
 	gate_open(&worker->ready);
 	gate_wait(&worker->begin);
 	__atomic_store_n(&worker->working, true, __ATOMIC_SEQ_CST);
@@ -308,16 +293,8 @@ static bool is_done(const struct worker *worker)
 /* Is the thread at work, and waiting for something? */
 static bool is_asleep(const struct worker *worker)
 {
-	char line[64];	/* as far as the state, behind a name in brackets */
-	ssize_t size, i;
-
-	if (!__atomic_load_n(&worker->working, __ATOMIC_SEQ_CST))
-		return false;
-	size = syscall(SYS_pread64, worker->stat, line, sizeof(line), 0);
-	for (i = 0; i + 2 < size; i++)
-		if (line[i] == ')')
-			return line[i + 2] == 'S' || line[i + 2] == 'D';
-	return false;
+	return __atomic_load_n(&worker->working, __ATOMIC_SEQ_CST) &&
+	       state_is_asleep(worker->state);
 }
 
 static void start(struct worker *worker)

@@ -17,10 +17,6 @@
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
 
-#ifndef SYS_process_mrelease
-#define SYS_process_mrelease	448
-#endif
-
 #define CGROUPS			"/sys/fs/cgroup"
 
 /* What is looked at and changed of each page by another process. */

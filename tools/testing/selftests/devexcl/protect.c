@@ -12,27 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <linux/userfaultfd.h>
-
 #include "devexcl_test.h"
-
-/* Headers may be older than the kernel. Kernels refuse what they do not know. */
-#ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC 0x8000
-#endif
-
-#ifndef UFFD_FEATURE_RWP
-#define UFFD_FEATURE_RWP 0x20000
-#define UFFDIO_REGISTER_MODE_RWP 8
-#define UFFD_PAGEFAULT_FLAG_RWP 8
-#define UFFDIO_RWPROTECT_MODE_RWP 1
-#define UFFDIO_RWPROTECT _IOWR(UFFDIO, 0x09, struct uffdio_rwprotect)
-
-struct uffdio_rwprotect {
-	struct uffdio_range range;
-	__u64 mode;
-};
-#endif
 
 #define PAGES	4
 #define FIRST	1	/* where a part of the memory begins */

@@ -16,14 +16,6 @@
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
 
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT		21
-#endif
-
-#ifndef MAP_DROPPABLE
-#define MAP_DROPPABLE		0x08
-#endif
-
 #define CGROUP_ROOT		"/sys/fs/cgroup/"
 #define CGROUP			CGROUP_ROOT "devexcl/"
 #define NODE			"/sys/devices/system/node/node%d/"

@@ -19,13 +19,6 @@
 
 #include "devexcl_test.h"
 
-#ifndef MADV_HWPOISON
-#define MADV_HWPOISON		100
-#endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL	102
-#endif
-
 #define GOOD_WORD	0x600d600d600d600dULL
 #define BAD_WORD	0x0bad0bad0bad0badULL
 

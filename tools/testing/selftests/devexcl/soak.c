@@ -24,10 +24,6 @@
 #include "../kselftest.h"
 #include "devexcl_util.h"
 
-#ifndef MADV_COLD
-#define MADV_COLD		20
-#define MADV_PAGEOUT		21
-#endif
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP	4
 #endif

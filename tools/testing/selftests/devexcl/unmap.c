@@ -13,16 +13,8 @@
 #define MREMAP_DONTUNMAP	4
 #endif
 
-#ifndef MAP_FIXED_NOREPLACE
-#define MAP_FIXED_NOREPLACE	0x100000
-#endif
-
 /* Newer than some C libraries. */
 #define ADVICE_DONTNEED_LOCKED	24
-
-#ifndef SYS_mseal
-#define SYS_mseal		462
-#endif
 
 static const char *must_map(const char *what, const void *p)
 {

@@ -8,81 +8,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <linux/fs.h>
-#include <linux/userfaultfd.h>
-
 #include "../kselftest.h"
 #include "devexcl_matrix.h"
-
-/* Headers may be older than the kernel. Kernels refuse what they do not know. */
-#ifndef UFFDIO_POISON
-#define UFFD_FEATURE_POISON	0x4000
-#define UFFDIO_POISON		_IOWR(UFFDIO, 0x08, struct uffdio_poison)
-
-struct uffdio_poison {
-	struct uffdio_range range;
-	__u64 mode;
-	__s64 updated;
-};
-#endif
-
-#ifndef UFFDIO_MOVE
-#define UFFD_FEATURE_MOVE	0x10000
-#define UFFDIO_MOVE		_IOWR(UFFDIO, 0x05, struct uffdio_move)
-
-struct uffdio_move {
-	__u64 dst;
-	__u64 src;
-	__u64 len;
-	__u64 mode;
-	__s64 move;
-};
-#endif
-
-#ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC	0x8000
-#endif
-
-#ifndef UFFD_FEATURE_RWP
-#define UFFD_FEATURE_RWP	0x20000
-#define UFFDIO_REGISTER_MODE_RWP	8
-#define UFFD_PAGEFAULT_FLAG_RWP	8
-#define UFFDIO_RWPROTECT_MODE_RWP	1
-#define UFFDIO_RWPROTECT	_IOWR(UFFDIO, 0x09, struct uffdio_rwprotect)
-
-struct uffdio_rwprotect {
-	struct uffdio_range range;
-	__u64 mode;
-};
-#endif
-
-#ifndef PAGEMAP_SCAN
-#define PAGEMAP_SCAN		_IOWR('f', 16, struct pm_scan_arg)
-#define PM_SCAN_WP_MATCHING	1
-#define PM_SCAN_CHECK_WPASYNC	2
-#define PAGE_IS_WRITTEN		2
-
-struct page_region {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
-
-struct pm_scan_arg {
-	uint64_t size;
-	uint64_t flags;
-	uint64_t start;
-	uint64_t end;
-	uint64_t walk_end;
-	uint64_t vec;
-	uint64_t vec_len;
-	uint64_t max_pages;
-	uint64_t category_inverted;
-	uint64_t category_mask;
-	uint64_t category_anyof_mask;
-	uint64_t return_mask;
-};
-#endif
+#include "devexcl_scan.h"
 
 #define MODE_MISSING	UFFDIO_REGISTER_MODE_MISSING
 #define MODE_WP		UFFDIO_REGISTER_MODE_WP
