@@ -943,6 +943,7 @@ int main(int argc, char **argv)
 {
 	static const struct cells cells = {
 		.subject = "failnth",
+		.own_table = true,
 		.nr = ARRAY_SIZE(calls) * SOURCES,
 		.name = cell_name,
 		.excluded = cell_excluded,

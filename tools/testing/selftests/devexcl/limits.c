@@ -770,6 +770,7 @@ int main(int argc, char **argv)
 {
 	static const struct cells cells = {
 		.subject = "limits",
+		.own_table = true,
 		.nr = ARRAY_SIZE(tests) + 2 * ARRAY_SIZE(waits),
 		.name = cell_name,
 		.excluded = cell_excluded,
