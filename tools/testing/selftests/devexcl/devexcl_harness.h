@@ -149,10 +149,14 @@ static int devexcl_harness(int argc, char **argv)
 static void devexcl_run_test(char *program, char *name)
 {
 	char run[] = "-r";
-	char *argv[] = { program, run, name, NULL };
+	char *argv[4];
 	int status;
 	pid_t pid;
 
+	argv[0] = program;
+	argv[1] = run;
+	argv[2] = name;
+	argv[3] = NULL;
 	fflush(stdout);
 	pid = fork();
 	if (!pid)

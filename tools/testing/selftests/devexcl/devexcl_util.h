@@ -181,6 +181,7 @@ static inline uint64_t pattern_word(size_t page, size_t word)
 {
 	return 0x9e3779b97f4a7c15ULL * (page * 4099 + word + 1);
 }
+
 uint64_t pattern_of(const struct mem *mem, size_t page);
 
 /* Events */

@@ -849,7 +849,6 @@ static const char *check_two_sides(FIXTURE_DATA(fork) *self)
 	return NULL;
 }
 
-
 /*
  * The pages that the child's device held, and nobody else mapped, are gone
  * with the child. A page that is anonymous and that nobody maps is a leak.

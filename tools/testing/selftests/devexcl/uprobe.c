@@ -188,14 +188,16 @@ struct acquirer {
 static void *acquire_and_add(void *arg)
 {
 	struct acquirer *acquirer = arg;
-	FIXTURE_DATA(uprobe) *self = acquirer->self;
+	uint64_t *data = acquirer->self->data;
+	struct dev *dev = &acquirer->self->dev;
+	char *page = acquirer->self->mem.p;
 	int ret;
 
 	acquirer->state = open_own_state();
 	ret = wait_for_break(acquirer->stopped, SECONDS);
 	__atomic_store_n(&acquirer->trying, true, __ATOMIC_SEQ_CST);
-	ret = ret ?: dev_acquire_one(&self->dev, self->mem.p);
-	acquirer->ret = ret ?: dev_add(&self->dev, self->data, 1, NULL);
+	ret = ret ?: dev_acquire_one(dev, page);
+	acquirer->ret = ret ?: dev_add(dev, data, 1, NULL);
 	__atomic_store_n(&acquirer->done, true, __ATOMIC_SEQ_CST);
 	return NULL;
 }
