@@ -12,7 +12,7 @@
 #define PAGES		8
 #define TARGET		1	/* the page that all want */
 
-#define ROUNDS		300	/* of who works in turn */
+#define ROUNDS		100	/* of who works in turn */
 
 FIXTURE(contend) {
 	struct dev a;
@@ -382,9 +382,9 @@ TEST_F(contend, three_in_turn)
 #define MAX_WORDS	32
 #define BATCH		16	/* operations that a device does in one go */
 #define GAP_NS		1000
-#define CPU_OPS		48000
-#define DEVICE_OPS	2000
-#define READS		3000
+#define CPU_OPS		16000
+#define DEVICE_OPS	700
+#define READS		1000
 #define TIMEOUT		120	/* a kernel full of checks is slow */
 
 struct contest;
@@ -814,7 +814,7 @@ TEST_F_TIMEOUT(contend, readers_see_what_was_written, TIMEOUT)
  * that empties the page again and again
  */
 
-#define ADDS		30000
+#define ADDS		10000
 #define ADDS_A_WIPE	3
 #define MAX_SEEN	100000
 

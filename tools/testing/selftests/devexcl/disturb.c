@@ -245,43 +245,43 @@ FIXTURE_VARIANT(disturb) {
 };
 
 FIXTURE_VARIANT_ADD(disturb, pageout) {
-	.round = page_out, .rounds = 200,
+	.round = page_out, .rounds = 60,
 };
 
 FIXTURE_VARIANT_ADD(disturb, cold) {
-	.round = cool_down, .rounds = 400,
+	.round = cool_down, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, migration) {
-	.round = move, .rounds = 400,
+	.round = move, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, compaction) {
-	.round = compact, .rounds = 20,
+	.round = compact, .rounds = 8,
 };
 
 FIXTURE_VARIANT_ADD(disturb, soft_dirty) {
-	.round = clear_soft_dirty_bits, .rounds = 400,
+	.round = clear_soft_dirty_bits, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, references) {
-	.round = clear_references, .rounds = 400,
+	.round = clear_references, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, idle) {
-	.round = mark_idle, .rounds = 400,
+	.round = mark_idle, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, mlock) {
-	.round = lock_and_unlock, .rounds = 400,
+	.round = lock_and_unlock, .rounds = 120,
 };
 
 FIXTURE_VARIANT_ADD(disturb, fork) {
-	.round = have_a_child, .rounds = 100,
+	.round = have_a_child, .rounds = 40,
 };
 
 FIXTURE_VARIANT_ADD(disturb, ksm) {
-	.round = merge, .rounds = 200, .same_contents = true,
+	.round = merge, .rounds = 60, .same_contents = true,
 };
 
 FIXTURE_SETUP(disturb)
