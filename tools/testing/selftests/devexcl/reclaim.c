@@ -175,13 +175,13 @@ static const char *act_node_reclaim(struct cell *cell)
 
 	for (round = 0; round < RECLAIM_ROUNDS; round++) {
 		for (node = 0; node < MAX_NODES; node++) {
-			snprintf(file, sizeof(file), NODE, node);
-			if (!access(file, F_OK))
-				TRY(reclaim_by_file(strcat(file, "reclaim"),
-						    "64M swappiness=max"));
+			snprintf(file, sizeof(file), NODE "reclaim", node);
+			if (node && access(file, F_OK))
+				break;
+			TRY(reclaim_by_file(file, "1M swappiness=max"));
+			if (page_not_reclaimed(cell) < 0)
+				return NULL;
 		}
-		if (page_not_reclaimed(cell) < 0)
-			return NULL;
 	}
 	return check_reclaimed(cell);
 }
