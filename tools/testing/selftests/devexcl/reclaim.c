@@ -6,6 +6,7 @@
  * to come back from swap. All runs in a memory cgroup of its own, which can be
  * reclaimed without bothering anybody else.
  */
+#include <linux/mempolicy.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -18,8 +19,8 @@
 
 #define CGROUP_ROOT		"/sys/fs/cgroup/"
 #define CGROUP			CGROUP_ROOT "devexcl/"
-#define NODE			"/sys/devices/system/node/node%d/"
-#define MAX_NODES		8
+#define NODE			1
+#define NODE_RECLAIM		"/sys/devices/system/node/node1/reclaim"
 #define MGLRU_ENABLED		"/sys/kernel/mm/lru_gen/enabled"
 
 /* Of /proc/kpageflags */
@@ -160,28 +161,32 @@ static const char *act_memory_reclaim(struct cell *cell)
 	return check_reclaimed(cell);
 }
 
-/* A node is not reclaimed from unless so much of it (percent) is slab. */
+/*
+ * Have the memory on a node where little else is: programs and files, which are
+ * on the first one, would go before. A node is not reclaimed from unless so much
+ * of it (percent) is slab.
+ */
 static const char *prepare_node(struct cell *cell)
 {
+	unsigned long mask = 1UL << NODE;
+
+	if (access(NODE_RECLAIM, F_OK))
+		return skip("no " NODE_RECLAIM);
 	write_file("/proc/sys/vm/min_slab_ratio", "0");
+	TRY(must("mbind", syscall(SYS_mbind, cell->mem.p, cell->mem.size,
+				  MPOL_BIND, &mask, 8 * sizeof(mask),
+				  MPOL_MF_MOVE)));
 	return prepare_mglru(cell);
 }
 
-/* Reclaim from nodes of memory, on each of which the pages may be. */
 static const char *act_node_reclaim(struct cell *cell)
 {
-	int round, node;
-	char file[80];
+	int round;
 
 	for (round = 0; round < RECLAIM_ROUNDS; round++) {
-		for (node = 0; node < MAX_NODES; node++) {
-			snprintf(file, sizeof(file), NODE "reclaim", node);
-			if (node && access(file, F_OK))
-				break;
-			TRY(reclaim_by_file(file, "1M swappiness=max"));
-			if (page_not_reclaimed(cell) < 0)
-				return NULL;
-		}
+		TRY(reclaim_by_file(NODE_RECLAIM, "16M swappiness=max"));
+		if (page_not_reclaimed(cell) < 0)
+			return NULL;
 	}
 	return check_reclaimed(cell);
 }
