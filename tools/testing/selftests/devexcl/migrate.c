@@ -33,7 +33,7 @@
 #define KPF_RESERVED		(1ULL << 32)
 
 /* A kernel that cannot offline memory tries for ever. */
-#define OFFLINE_SECONDS		2
+#define FRUITLESS_SECONDS	3
 
 /* Memory blocks that are looked at. */
 #define MAX_BLOCKS		64
@@ -492,23 +492,47 @@ static const char *prepare_block(struct cell *cell)
 	return skip("got no memory that could be offlined");
 }
 
+static long vm_event(const char *name)
+{
+	FILE *f = fopen("/proc/vmstat", "re");
+	char line[80];
+	long count = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, strlen(name)))
+			count = atol(line + strlen(name));
+	if (f)
+		fclose(f);
+	return count;
+}
+
 static void interrupt(int signal)
 {
 	(void)signal;
 }
 
-/* 0 or -errno; -EINTR if it seems to take for ever. */
+/*
+ * 0 or -errno; -EINTR if it would take for ever. Nobody knows how long it may
+ * take: it is interrupted each second to see whether pages migrate, which leaves
+ * fewer of them to the next attempt.
+ */
 static int offline_block(unsigned long block)
 {
 	struct sigaction action = { .sa_handler = interrupt };
-	struct itimerval limit = { .it_value.tv_sec = OFFLINE_SECONDS };
+	struct itimerval second = { .it_value.tv_sec = 1 };
 	struct itimerval none = {};
+	int fruitless = 0;
 	int ret;
 
 	sigaction(SIGALRM, &action, NULL);
-	setitimer(ITIMER_REAL, &limit, NULL);
-	ret = write_block(block, "offline");
-	setitimer(ITIMER_REAL, &none, NULL);
+	do {
+		long moved = vm_event("pgmigrate_success ");
+
+		setitimer(ITIMER_REAL, &second, NULL);
+		ret = write_block(block, "offline");
+		setitimer(ITIMER_REAL, &none, NULL);
+		fruitless += vm_event("pgmigrate_success ") == moved;
+	} while (ret == -EINTR && fruitless < FRUITLESS_SECONDS);
 	return ret;
 }
 
@@ -663,20 +687,6 @@ static const char *act_two_devices(struct cell *cell)
 }
 
 /* NUMA balancing */
-
-static long vm_event(const char *name)
-{
-	FILE *f = fopen("/proc/vmstat", "re");
-	char line[80];
-	long count = 0;
-
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, name, strlen(name)))
-			count = atol(line + strlen(name));
-	if (f)
-		fclose(f);
-	return count;
-}
 
 static const char *prepare_balancing(struct cell *cell)
 {
