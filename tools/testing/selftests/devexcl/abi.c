@@ -1715,7 +1715,7 @@ TEST_F(abi, read_bad_buffer)
 struct reader {
 	struct dev *dev;
 	pthread_t thread;
-	pid_t tid;
+	struct progress progress;
 	ssize_t ret;
 	int error;
 };
@@ -1725,47 +1725,29 @@ static void *run_reader(void *data)
 	struct reader *reader = data;
 	struct devexcl_event event;
 
-	__atomic_store_n(&reader->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	progress_begin(&reader->progress);
 	reader->ret = read(reader->dev->fd, &event, sizeof(event));
 	reader->error = errno;
+	progress_end(&reader->progress);
 	return NULL;
-}
-
-/* Wait until a thread sleeps, or is gone. */
-static void wait_asleep(pid_t tid)
-{
-	char name[64], state = 0;
-
-	snprintf(name, sizeof(name), "/proc/self/task/%d/stat", tid);
-	while (state != 'S') {
-		FILE *f = fopen(name, "r");
-
-		if (!f)
-			return;
-		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-			state = 0;
-		fclose(f);
-		sched_yield();
-	}
 }
 
 /* A thread that is blocked in read(). */
 static int start_reader(struct reader *reader, struct dev *dev)
 {
 	reader->dev = dev;
-	reader->tid = 0;
+	reader->progress = (struct progress){};
 	if (fcntl(dev->fd, F_SETFL, 0) ||
 	    pthread_create(&reader->thread, NULL, run_reader, reader))
 		return -errno;
-	while (!__atomic_load_n(&reader->tid, __ATOMIC_ACQUIRE))
-		sched_yield();
-	wait_asleep(reader->tid);
+	progress_wait(&reader->progress);
 	return 0;
 }
 
 static void join_reader(struct reader *reader)
 {
 	pthread_join(reader->thread, NULL);
+	progress_close(&reader->progress);
 	fcntl(reader->dev->fd, F_SETFL, O_NONBLOCK);
 }
 

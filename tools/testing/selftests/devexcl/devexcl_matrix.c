@@ -39,6 +39,23 @@ long read_number(const char *name)
 
 /* Operations that many rows share */
 
+const char *acquire_again(struct cell *cell)
+{
+	size_t page;
+	long ret;
+
+	for (page = 0; page < cell->mem.pages; page++) {
+		if (!cell->held[page])
+			continue;
+		ret = dev_acquire(&cell->dev, page_of(&cell->mem, page), 1);
+		if (ret != 1)
+			return fail("page %zu cannot be acquired: %s", page,
+				    strerror(-ret));
+	}
+	dev_forget_events(&cell->dev);
+	return NULL;
+}
+
 const char *act_nothing(struct cell *cell)
 {
 	(void)cell;

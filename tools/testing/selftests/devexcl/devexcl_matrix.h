@@ -280,6 +280,9 @@ const char *wait_owner(struct cell *cell, int status);
 /* The device has lost all its pages, for these causes. */
 const char *check_all_taken(struct cell *cell, uint32_t causes);
 
+/* Have the device acquire all again that it did at first, without any retry. */
+const char *acquire_again(struct cell *cell);
+
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
 /* madvise(target, @arg) */

@@ -1006,14 +1006,29 @@ int wait_child(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-int open_own_state(void)
+void progress_open(struct progress *progress)
 {
-	int fd = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
+	progress->state = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);
 }
 
-bool state_is_asleep(int state)
+void progress_begin(struct progress *progress)
+{
+	if (!progress->state)
+		progress_open(progress);
+	__atomic_store_n(&progress->begun, true, __ATOMIC_SEQ_CST);
+}
+
+void progress_end(struct progress *progress)
+{
+	__atomic_store_n(&progress->done, true, __ATOMIC_SEQ_CST);
+}
+
+bool progress_is_done(const struct progress *progress)
+{
+	return __atomic_load_n(&progress->done, __ATOMIC_SEQ_CST);
+}
+
+static bool state_is_asleep(int state)
 {
 	char line[64];	/* as far as the state, behind a name in brackets */
 	ssize_t size, i;
@@ -1023,6 +1038,32 @@ bool state_is_asleep(int state)
 		if (line[i] == ')')
 			return line[i + 2] == 'S' || line[i + 2] == 'D';
 	return false;
+}
+
+/*
+ * A thread may wait for something else for a moment, so it has to be found
+ * waiting a few times. Who really waits for who has stopped is found waiting
+ * for ever.
+ */
+bool progress_wait(const struct progress *progress)
+{
+	unsigned int asleep = 0;
+
+	while (!progress_is_done(progress) && asleep < 4) {
+		if (__atomic_load_n(&progress->begun, __ATOMIC_SEQ_CST) &&
+		    state_is_asleep(progress->state))
+			asleep++;
+		else
+			asleep = 0;
+		syscall(SYS_sched_yield);
+	}
+	return progress_is_done(progress);
+}
+
+void progress_close(struct progress *progress)
+{
+	close(progress->state);
+	progress->state = 0;
 }
 
 int send_fd(int sock, int fd)

@@ -274,9 +274,17 @@ long smaps_kb(const struct mem *mem, const char *field);
 long mapcount_of(const void *p);
 
 /* Bits of /proc/kpageflags */
+#define KPF_DIRTY		(1ULL << 4)
+#define KPF_BUDDY		(1ULL << 10)
+#define KPF_MMAP		(1ULL << 11)
 #define KPF_ANON		(1ULL << 12)
 #define KPF_SWAPCACHE		(1ULL << 13)
 #define KPF_COMPOUND_HEAD	(1ULL << 15)
+#define KPF_COMPOUND_TAIL	(1ULL << 16)
+#define KPF_NOPAGE		(1ULL << 20)
+#define KPF_ZERO_PAGE		(1ULL << 24)
+#define KPF_IDLE		(1ULL << 25)
+#define KPF_RESERVED		(1ULL << 32)
 
 /* What /proc/kpageflags says of a page frame; 0 if it cannot be read. */
 uint64_t frame_flags(uint64_t pfn);
@@ -368,14 +376,34 @@ void nap(void);
  */
 int wait_child(pid_t pid);
 
-/*
- * A file that tells in what state the calling thread is, or -errno; and whether
- * the thread of such a file is asleep. Looking takes no lock of mm, and needs
- * no memory that was not used before: it can be done while others have stopped
- * with locks.
+/**
+ * struct progress - how far a thread has come, for who waits for that
+ * @state: file that tells whether it is asleep; 0 before it is opened
+ * @begun: it is at what counts
+ * @done: it is through with that
+ *
+ * Looking takes no lock of mm, and needs no memory that was not used before: it
+ * can be done while others have stopped with locks.
  */
-int open_own_state(void);
-bool state_is_asleep(int state);
+struct progress {
+	int state;
+	bool begun;
+	bool done;
+};
+
+/* For the thread itself; the first is only needed if beginning must not open. */
+void progress_open(struct progress *progress);
+void progress_begin(struct progress *progress);
+void progress_end(struct progress *progress);
+
+/*
+ * For the others. Let the thread come as far as it can: to its end, or to where
+ * it waits. Is it through?
+ */
+bool progress_wait(const struct progress *progress);
+bool progress_is_done(const struct progress *progress);
+/* After it was joined. */
+void progress_close(struct progress *progress);
 
 /* Give a file to who has the other end of a socket: 0 or -errno. */
 int send_fd(int sock, int fd);

@@ -227,28 +227,40 @@ TEST_F(driver, tells_the_truth)
  * struct toucher - a thread that wants the page
  * @word: in it
  * @thread: the thread
- * @done: it has got it
+ * @progress: whether it has got it
  */
 struct toucher {
 	uint64_t *word;
 	pthread_t thread;
-	bool done;
+	struct progress progress;
 };
 
 static void *cpu_adds(void *arg)
 {
 	struct toucher *toucher = arg;
 
+	progress_begin(&toucher->progress);
 	__atomic_fetch_add(toucher->word, 0x100, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&toucher->done, true, __ATOMIC_SEQ_CST);
+	progress_end(&toucher->progress);
 	return NULL;
 }
 
-/*
- * Nobody gets the page between load and store of an operation. A device that
- * lets others in may be lucky once; so it is tried some times, and given some
- * time for it.
- */
+/* Somebody wants the page while the device is at it: he has to wait for it. */
+static void expect_alone(struct __test_metadata *_metadata,
+			 struct writer *writer, enum devexcl_point point,
+			 void *(*touch)(void *))
+{
+	struct toucher toucher = { .word = writer->word };
+
+	ASSERT_EQ(0, start_writer(writer, point));
+	ASSERT_EQ(0, pthread_create(&toucher.thread, NULL, touch, &toucher));
+	EXPECT_FALSE(progress_wait(&toucher.progress));
+	ASSERT_EQ(0, finish_writer(writer));
+	pthread_join(toucher.thread, NULL);
+	progress_close(&toucher.progress);
+}
+
+/* Nobody gets the page between load and store of an operation. */
 TEST_F(driver, is_alone_in_operations)
 {
 	struct writer writer = {
@@ -256,19 +268,8 @@ TEST_F(driver, is_alone_in_operations)
 		.word = word_of(&self->mem, 0),
 		.flags = DEVEXCL_ATOMIC_GAP,
 	};
-	struct toucher toucher = { .word = writer.word };
-	unsigned int i;
 
-	ASSERT_EQ(0, start_writer(&writer, DEVEXCL_POINT_STORE));
-	ASSERT_EQ(0, pthread_create(&toucher.thread, NULL, cpu_adds, &toucher));
-	for (i = 0; i < 20; i++) {
-		if (__atomic_load_n(&toucher.done, __ATOMIC_SEQ_CST))
-			break;
-		usleep(1000);
-	}
-	EXPECT_FALSE(__atomic_load_n(&toucher.done, __ATOMIC_SEQ_CST));
-	ASSERT_EQ(0, finish_writer(&writer));
-	pthread_join(toucher.thread, NULL);
+	expect_alone(_metadata, &writer, DEVEXCL_POINT_STORE, cpu_adds);
 	EXPECT_EQ(0x100, READ_MEM(writer.word));
 }
 
@@ -276,8 +277,9 @@ static void *throw_away(void *arg)
 {
 	struct toucher *toucher = arg;
 
+	progress_begin(&toucher->progress);
 	madvise(toucher->word, page_size(), MADV_DONTNEED);
-	__atomic_store_n(&toucher->done, true, __ATOMIC_SEQ_CST);
+	progress_end(&toucher->progress);
 	return NULL;
 }
 
@@ -288,20 +290,8 @@ TEST_F(driver, is_alone_when_it_maps)
 		.dev = &self->dev,
 		.word = word_of(&self->mem, 0),
 	};
-	struct toucher toucher = { .word = writer.word };
-	unsigned int i;
 
-	ASSERT_EQ(0, start_writer(&writer, DEVEXCL_POINT_INSTALL));
-	ASSERT_EQ(0, pthread_create(&toucher.thread, NULL, throw_away,
-				    &toucher));
-	for (i = 0; i < 20; i++) {
-		if (__atomic_load_n(&toucher.done, __ATOMIC_SEQ_CST))
-			break;
-		usleep(1000);
-	}
-	EXPECT_FALSE(__atomic_load_n(&toucher.done, __ATOMIC_SEQ_CST));
-	ASSERT_EQ(0, finish_writer(&writer));
-	pthread_join(toucher.thread, NULL);
+	expect_alone(_metadata, &writer, DEVEXCL_POINT_INSTALL, throw_away);
 	expect_references(&self->dev, &self->mem);
 }
 

@@ -837,7 +837,7 @@ TEST_F(engine, wait_unknown)
  * @is: the result
  * @ret: what WAIT returned
  * @thread: itself
- * @tid: likewise
+ * @progress: how far it is
  */
 struct waiter {
 	struct dev *dev;
@@ -845,36 +845,17 @@ struct waiter {
 	struct devexcl_wait is;
 	int ret;
 	pthread_t thread;
-	pid_t tid;
+	struct progress progress;
 };
 
 static void *run_waiter(void *arg)
 {
 	struct waiter *waiter = arg;
 
-	__atomic_store_n(&waiter->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	progress_begin(&waiter->progress);
 	waiter->ret = dev_wait(waiter->dev, waiter->id, PATIENCE, &waiter->is);
+	progress_end(&waiter->progress);
 	return NULL;
-}
-
-/* Wait until a thread sleeps. */
-static void wait_asleep(const pid_t *tid)
-{
-	char name[64], state = 0;
-
-	while (!__atomic_load_n(tid, __ATOMIC_ACQUIRE))
-		sched_yield();
-	snprintf(name, sizeof(name), "/proc/self/task/%d/stat", *tid);
-	while (state != 'S') {
-		FILE *f = fopen(name, "r");
-
-		if (!f)
-			return;
-		if (fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
-			state = 0;
-		fclose(f);
-		sched_yield();
-	}
 }
 
 static int start_waiter(struct waiter *waiter, struct dev *dev, long id)
@@ -883,10 +864,10 @@ static int start_waiter(struct waiter *waiter, struct dev *dev, long id)
 
 	waiter->dev = dev;
 	waiter->id = id;
-	waiter->tid = 0;
+	waiter->progress = (struct progress){};
 	ret = -pthread_create(&waiter->thread, NULL, run_waiter, waiter);
 	if (!ret)
-		wait_asleep(&waiter->tid);
+		progress_wait(&waiter->progress);
 	return ret;
 }
 

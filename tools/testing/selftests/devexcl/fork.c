@@ -855,26 +855,19 @@ static const char *check_two_sides(FIXTURE_DATA(fork) *self)
  */
 static const char *check_freed(FIXTURE_DATA(fork) *self)
 {
-	int flags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	int counts = open("/proc/kpagecount", O_RDONLY | O_CLOEXEC);
-	const char *wrong = NULL;
-	uint64_t word, count;
 	int page;
 
 	drain_lru_batches();
-	for (page = 0; page < PAGES && !wrong; page++) {
-		off_t offset = self->notes->pfn[page] * sizeof(word);
+	for (page = 0; page < PAGES; page++) {
+		uint64_t pfn = self->notes->pfn[page];
+		long count = frame_mapcount(pfn);
 
-		if (pread(flags, &word, sizeof(word), offset) != sizeof(word) ||
-		    pread(counts, &count, sizeof(count), offset) !=
-		    sizeof(count))
-			wrong = "cannot read the state of a page";
-		else if ((word & KPF_ANON) && !count)
-			wrong = "the child is gone and its page is not";
+		if (count < 0)
+			return "cannot read the state of a page";
+		if (!count && frame_flags(pfn) & KPF_ANON)
+			return "the child is gone and its page is not";
 	}
-	close(flags);
-	close(counts);
-	return wrong;
+	return NULL;
 }
 
 TEST_F(fork, devices_parent_first)

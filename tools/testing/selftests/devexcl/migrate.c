@@ -27,11 +27,6 @@
 #define BALANCING		"/proc/sys/kernel/numa_balancing"
 #define BALANCING_DIR		"/sys/kernel/debug/sched/numa_balancing/"
 
-/* Of /proc/kpageflags */
-#define KPF_COMPOUND		((1ULL << 15) | (1ULL << 16))
-#define KPF_NOPAGE		(1ULL << 20)
-#define KPF_RESERVED		(1ULL << 32)
-
 /* A kernel that cannot offline memory tries for ever. */
 #define FRUITLESS_SECONDS	3
 
@@ -402,13 +397,7 @@ static bool can_be_offlined(unsigned long block)
 
 static bool is_compound(uint64_t pfn)
 {
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t flags = 0;
-
-	if (pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) < 0)
-		flags = 0;
-	close(fd);
-	return flags & KPF_COMPOUND;
+	return frame_flags(pfn) & (KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL);
 }
 
 /* A node with a block that can be offlined, or -1. */
@@ -607,23 +596,6 @@ static void stop_moving(struct mover *mover)
 	pthread_join(mover->thread, NULL);
 }
 
-/* All that the device acquired in the beginning, without any retry. */
-static const char *acquire_without_retry(struct cell *cell)
-{
-	size_t page;
-	long ret;
-
-	for (page = 0; page < cell->mem.pages; page++) {
-		if (!cell->held[page])
-			continue;
-		ret = dev_acquire(&cell->dev, page_of(&cell->mem, page), 1);
-		if (ret != 1)
-			return fail("page %zu cannot be acquired: %s", page,
-				    strerror(-ret));
-	}
-	return NULL;
-}
-
 /* Somebody moves a page all the time, and still it can be acquired. */
 static const char *act_acquire_moving(struct cell *cell)
 {
@@ -634,13 +606,11 @@ static const char *act_acquire_moving(struct cell *cell)
 	TRY(start_moving(&mover, target(cell)));
 	for (round = 0; !ret && round < RACE_ROUNDS; round++) {
 		READ_MEM((uint64_t *)target(cell));
-		ret = acquire_without_retry(cell);
+		ret = acquire_again(cell);
 	}
 	stop_moving(&mover);
 	TRY(ret);
-	TRY(acquire_without_retry(cell));
-	dev_forget_events(&cell->dev);
-	return NULL;
+	return acquire_again(cell);
 }
 
 /* The page is acquired by whichever device has something to add. */
@@ -681,9 +651,7 @@ static const char *act_two_devices(struct cell *cell)
 	stop_moving(&mover);
 	dev_close(&other);
 	TRY(ret);
-	TRY(acquire_without_retry(cell));
-	dev_forget_events(&cell->dev);
-	return NULL;
+	return acquire_again(cell);
 }
 
 /* NUMA balancing */

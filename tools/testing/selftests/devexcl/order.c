@@ -166,9 +166,7 @@ struct point {
  * @begin: it waits for this
  * @ready: it is there
  * @end: it has done it
- * @state: in what state it is
- * @working: it has begun
- * @done: it has done it
+ * @progress: how far it is
  * @ret: what came of it
  */
 struct worker {
@@ -178,9 +176,7 @@ struct worker {
 	struct gate begin;
 	struct gate ready;
 	struct gate end;
-	int state;
-	bool working;
-	bool done;
+	struct progress progress;
 	int ret;
 };
 
@@ -260,12 +256,12 @@ static void *run_worker(void *arg)
 	struct worker *worker = arg;
 
 	touch_stack();
-	worker->state = open_own_state();
+	progress_open(&worker->progress);
 	gate_open(&worker->ready);
 	gate_wait(&worker->begin);
-	__atomic_store_n(&worker->working, true, __ATOMIC_SEQ_CST);
+	progress_begin(&worker->progress);
 	worker->ret = worker->work(worker->order);
-	__atomic_store_n(&worker->done, true, __ATOMIC_SEQ_CST);
+	progress_end(&worker->progress);
 	syscall(SYS_write, worker->end.pipe[1], "", 1);
 	return NULL;
 }
@@ -287,34 +283,12 @@ static const char *hire(struct order *order, struct worker *worker,
 
 static bool is_done(const struct worker *worker)
 {
-	return __atomic_load_n(&worker->done, __ATOMIC_SEQ_CST);
-}
-
-/* Is the thread at work, and waiting for something? */
-static bool is_asleep(const struct worker *worker)
-{
-	return __atomic_load_n(&worker->working, __ATOMIC_SEQ_CST) &&
-	       state_is_asleep(worker->state);
+	return progress_is_done(&worker->progress);
 }
 
 static void start(struct worker *worker)
 {
 	syscall(SYS_write, worker->begin.pipe[1], "", 1);
-}
-
-/*
- * Let a thread come as far as it can: to its end, or to where it waits. It may
- * wait for something else for a moment, so it has to be found waiting a few
- * times. Who really waits for who has stopped is found waiting for ever.
- */
-static void let_work(struct worker *worker)
-{
-	unsigned int asleep = 0;
-
-	while (!is_done(worker) && asleep < 4) {
-		asleep = is_asleep(worker) ? asleep + 1 : 0;
-		syscall(SYS_sched_yield);
-	}
 }
 
 /*
@@ -1564,7 +1538,7 @@ static const char *work_meanwhile(struct order *order, struct worker *worker,
 	start(worker);
 	if (!waits && !either)
 		return wait_until_done(order, worker, who);
-	let_work(worker);
+	progress_wait(&worker->progress);
 	if (is_done(worker) && !either)
 		return fail("%s has not waited for the other, which is stopped",
 			    who);
@@ -1626,7 +1600,7 @@ static void be_owner(struct order *order, struct gate *ready, struct gate *go)
 		start(&order->mm);
 		wrong = wait_for_stop(order, &order->mm, "the operation");
 		start(&order->device);
-		let_work(&order->device);
+		progress_wait(&order->device.progress);
 	} else if (!wrong) {
 		start(&order->device);
 		wrong = wait_for_stop(order, &order->device, "the device");

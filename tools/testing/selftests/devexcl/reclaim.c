@@ -23,9 +23,6 @@
 #define NODE_RECLAIM		"/sys/devices/system/node/node1/reclaim"
 #define MGLRU_ENABLED		"/sys/kernel/mm/lru_gen/enabled"
 
-/* Of /proc/kpageflags */
-#define KPF_DIRTY		(1ULL << 4)
-
 /* A word that only the CPU writes to. */
 #define CPU_WORD		5
 
@@ -257,24 +254,6 @@ static const char *act_page_out_rest(struct cell *cell)
 
 /* Back from swap without a CPU */
 
-/* All that the device acquired in the beginning, and without any retry. */
-static const char *acquire_again(struct cell *cell)
-{
-	size_t page;
-	long ret;
-
-	for (page = 0; page < cell->mem.pages; page++) {
-		if (!cell->held[page])
-			continue;
-		ret = dev_acquire(&cell->dev, page_of(&cell->mem, page), 1);
-		if (ret != 1)
-			return fail("page %zu cannot be acquired: %s", page,
-				    strerror(-ret));
-	}
-	dev_forget_events(&cell->dev);
-	return NULL;
-}
-
 /* The device itself gets the pages back from swap. */
 static const char *act_acquire_swapped(struct cell *cell)
 {
@@ -328,17 +307,6 @@ static const char *act_copy_to_swap_cache(struct cell *cell)
 
 /* Memory that is given up */
 
-static bool is_dirty(uint64_t pfn)
-{
-	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	uint64_t flags = 0;
-
-	if (pread(fd, &flags, sizeof(flags), pfn * sizeof(flags)) < 0)
-		flags = 0;
-	close(fd);
-	return flags & KPF_DIRTY;
-}
-
 static void *free_memory(void *arg)
 {
 	struct mem *mem = arg;
@@ -368,7 +336,7 @@ static const char *act_copy_while_freed(struct cell *cell)
 	pfn = pagemap_of(mem.p) & PAGEMAP_PFN;
 	TRY(must("pthread_create", -pthread_create(&thread, NULL, free_memory,
 						   &mem)));
-	while (is_dirty(pfn))
+	while (frame_flags(pfn) & KPF_DIRTY)
 		sched_yield();
 	TRY(must("copy", dev_write_word(&cell->dev, word, 0x5ca1ab1e)));
 	pthread_join(thread, NULL);

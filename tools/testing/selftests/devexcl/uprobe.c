@@ -171,17 +171,13 @@ static const char *check_function(FIXTURE_DATA(uprobe) *self)
  * struct acquirer - a thread that acquires the page as soon as it can
  * @self: the fixture
  * @stopped: it waits until the kernel has stopped here
- * @state: in what state it is itself
- * @trying: it has begun
- * @done: it has ended
+ * @progress: how far it is with that
  * @ret: what came of it
  */
 struct acquirer {
 	FIXTURE_DATA(uprobe) *self;
 	int stopped;
-	int state;
-	bool trying;
-	bool done;
+	struct progress progress;
 	int ret;
 };
 
@@ -193,23 +189,12 @@ static void *acquire_and_add(void *arg)
 	char *page = acquirer->self->mem.p;
 	int ret;
 
-	acquirer->state = open_own_state();
 	ret = wait_for_break(acquirer->stopped, SECONDS);
-	__atomic_store_n(&acquirer->trying, true, __ATOMIC_SEQ_CST);
+	progress_begin(&acquirer->progress);
 	ret = ret ?: dev_acquire_one(dev, page);
 	acquirer->ret = ret ?: dev_add(dev, data, 1, NULL);
-	__atomic_store_n(&acquirer->done, true, __ATOMIC_SEQ_CST);
+	progress_end(&acquirer->progress);
 	return NULL;
-}
-
-/* Wait until it is done, or waits for who has stopped. */
-static void wait_for_acquirer(const struct acquirer *acquirer)
-{
-	while (!__atomic_load_n(&acquirer->trying, __ATOMIC_SEQ_CST))
-		sched_yield();
-	while (!__atomic_load_n(&acquirer->done, __ATOMIC_SEQ_CST) &&
-	       !state_is_asleep(acquirer->state))
-		sched_yield();
 }
 
 /* The kernel has looked the page up, and not yet replaced it. */
@@ -226,11 +211,11 @@ TEST_F(uprobe, acquired_while_removed)
 	ASSERT_EQ(0, pthread_create(&device, NULL, acquire_and_add, &acquirer));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, call_function,
 				    self->mem.p));
-	wait_for_acquirer(&acquirer);
+	progress_wait(&acquirer.progress);
 	close(acquirer.stopped);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	ASSERT_EQ(0, pthread_join(device, NULL));
-	close(acquirer.state);
+	progress_close(&acquirer.progress);
 
 	EXPECT_EQ(0, acquirer.ret);
 	expect_claim(check_function(self));

@@ -15,14 +15,6 @@
 #define SWAP_TYPE_BITS		5
 #define PAGEMAP_RESERVED	(7ULL << 58)
 
-/* Bits of /proc/kpageflags */
-#define KPF_BUDDY		(1ULL << 10)
-#define KPF_MMAP		(1ULL << 11)
-#define KPF_ANON		(1ULL << 12)
-#define KPF_NOPAGE		(1ULL << 20)
-#define KPF_ZERO_PAGE		(1ULL << 24)
-#define KPF_IDLE		(1ULL << 25)
-
 #define PAGE_IDLE_BITMAP	"/sys/kernel/mm/page_idle/bitmap"
 
 static uint64_t word_of_page(const struct cell *cell, size_t page)
@@ -40,18 +32,6 @@ static uint64_t frame_of(const struct cell *cell, size_t page)
 }
 
 /* One of the kernel's arrays of 64-bit words. */
-static const char *read_kernel_word(const char *name, uint64_t index,
-				    uint64_t *word)
-{
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	ssize_t got;
-
-	TRY(must(name, fd));
-	got = pread(fd, word, sizeof(*word), index * sizeof(*word));
-	close(fd);
-	return got == sizeof(*word) ? NULL : must(name, -1);
-}
-
 /* Let somebody look at each page that the device holds. */
 static const char *look_at_held(struct cell *cell,
 				const char *(*look)(struct cell *cell,
@@ -219,16 +199,15 @@ static const char *look_at_kernel_page(struct cell *cell, size_t page)
 	bool counted = cell->dev.info.caps & DEVEXCL_CAP_MAPCOUNT;
 	uint64_t must_be = KPF_ANON | (counted ? KPF_MMAP : 0);
 	uint64_t must_not_be = KPF_BUDDY | KPF_NOPAGE | KPF_ZERO_PAGE;
-	uint64_t flags, count;
+	uint64_t flags = frame_flags(frame_of(cell, page));
+	long count = frame_mapcount(frame_of(cell, page));
 
-	TRY(read_kernel_word("/proc/kpageflags", frame_of(cell, page), &flags));
-	TRY(read_kernel_word("/proc/kpagecount", frame_of(cell, page), &count));
 	if ((flags & must_be) != must_be || flags & must_not_be)
 		return fail("page %zu, exclusive, has flags %#llx", page,
 			    (unsigned long long)flags);
 	if (count != counted)
-		return fail("page %zu, exclusive, has %llu mappings, expected %d",
-			    page, (unsigned long long)count, counted);
+		return fail("page %zu, exclusive, has %ld mappings, expected %d",
+			    page, count, counted);
 	return NULL;
 }
 
@@ -614,16 +593,14 @@ static const char *act_damon_vaddr(struct cell *cell)
 static const char *look_with_damon(struct cell *cell, size_t page)
 {
 	uint64_t frame = frame_of(cell, page);
-	uint64_t other = frame >> 3, before, after, ours;
+	uint64_t other = frame >> 3;
+	uint64_t before = frame_flags(other);
 
-	TRY(read_kernel_word("/proc/kpageflags", other, &before));
 	TRY(run_damon("paddr", frame * page_size(),
 		      (frame + 1) * page_size()));
-	TRY(read_kernel_word("/proc/kpageflags", other, &after));
-	TRY(read_kernel_word("/proc/kpageflags", frame, &ours));
-	if (!(ours & KPF_IDLE))
+	if (!(frame_flags(frame) & KPF_IDLE))
 		return fail("DAMON has not made page %zu idle", page);
-	return (before ^ after) & KPF_IDLE ?
+	return (before ^ frame_flags(other)) & KPF_IDLE ?
 	       fail("DAMON has changed frame %#llx instead of %#llx",
 		    (unsigned long long)other, (unsigned long long)frame) :
 	       NULL;
