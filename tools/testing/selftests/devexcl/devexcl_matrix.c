@@ -77,6 +77,70 @@ const char *act_madvise_if_known(struct cell *cell)
 	return must("madvise", -1);
 }
 
+/* Protection by userfaultfd */
+
+const char *prepare_uffd(struct cell *cell)
+{
+	bool access = cell->op->arg == UFFD_ACCESS;
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = access ? UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC :
+				     UFFD_FEATURE_WP_ASYNC,
+	};
+	struct uffdio_register all = {
+		.range = { (uintptr_t)cell->mem.p, cell->mem.size },
+		.mode = access ? UFFDIO_REGISTER_MODE_RWP :
+				 UFFDIO_REGISTER_MODE_WP,
+	};
+
+	cell->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (cell->uffd < 0)
+		return skip("no userfaultfd: %s", strerror(errno));
+	if (ioctl(cell->uffd, UFFDIO_API, &api))
+		return skip("userfaultfd lacks the feature");
+	return must("UFFDIO_REGISTER", ioctl(cell->uffd, UFFDIO_REGISTER,
+					     &all));
+}
+
+const char *uffd_protect_target(struct cell *cell)
+{
+	struct uffdio_range range = {
+		(uintptr_t)target(cell), target_size(cell)
+	};
+	struct uffdio_writeprotect write = {
+		range, UFFDIO_WRITEPROTECT_MODE_WP
+	};
+	struct uffdio_rwprotect access = {
+		range, UFFDIO_RWPROTECT_MODE_RWP
+	};
+
+	if (cell->op->arg == UFFD_ACCESS)
+		return must("UFFDIO_RWPROTECT",
+			    ioctl(cell->uffd, UFFDIO_RWPROTECT, &access));
+	return must("UFFDIO_WRITEPROTECT",
+		    ioctl(cell->uffd, UFFDIO_WRITEPROTECT, &write));
+}
+
+const char *check_uffd_protection(struct cell *cell, bool on)
+{
+	char *p = cell->moved_to ?: target(cell);
+	size_t n;
+
+	for (n = 0; n < cell->pages; n++) {
+		if (!cell->held[cell->first + n])
+			continue;
+		if (!!(pagemap_of(p + n * page_size()) & PAGEMAP_UFFD_WP) != on)
+			return fail("page %zu is %sprotected", cell->first + n,
+				    on ? "no longer " : "still ");
+	}
+	return NULL;
+}
+
+const char *finish_uffd_protected(struct cell *cell)
+{
+	return check_uffd_protection(cell, cell->op->arg == UFFD_WRITE);
+}
+
 /* The model */
 
 /* What the target holds before the device writes. */

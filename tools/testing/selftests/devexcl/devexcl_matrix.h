@@ -227,6 +227,7 @@ enum hold {
  * @private: the operation's own
  * @owner: the process that owns the memory, if that is another one
  * @owner_child: our child that is the owner, or its parent
+ * @uffd: see prepare_uffd()
  * @pfns: of the pages that the device holds
  */
 struct cell {
@@ -247,6 +248,7 @@ struct cell {
 	void *private;
 	pid_t owner;
 	pid_t owner_child;
+	int uffd;
 	uint64_t *pfns;
 };
 
@@ -282,6 +284,21 @@ const char *check_all_taken(struct cell *cell, uint32_t causes);
 
 /* Have the device acquire all again that it did at first, without any retry. */
 const char *acquire_again(struct cell *cell);
+
+/*
+ * Memory whose target userfaultfd protects: from writing, or with @arg
+ * UFFD_ACCESS from reading as well. Who does that nevertheless is permitted to,
+ * and the page is no longer protected.
+ */
+#define UFFD_WRITE	0
+#define UFFD_ACCESS	1
+/* For @prepare, and for @act. */
+const char *prepare_uffd(struct cell *cell);
+const char *uffd_protect_target(struct cell *cell);
+/* Are pages of the target that the device had, wherever they are now? */
+const char *check_uffd_protection(struct cell *cell, bool on);
+/* For @finish: all have been read since then. */
+const char *finish_uffd_protected(struct cell *cell);
 
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
