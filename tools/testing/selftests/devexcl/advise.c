@@ -54,6 +54,15 @@ static const char *act_collapse(struct cell *cell)
 	return must("MADV_COLLAPSE", -1);
 }
 
+/* A PMD cannot protect a few of its pages only, so nothing is to happen. */
+static const char *act_collapse_protected(struct cell *cell)
+{
+	TRY(uffd_protect_target(cell));
+	if (!madvise(cell->mem.p, cell->mem.size, ADVICE_COLLAPSE))
+		return fail("protected memory was collapsed");
+	return check_uffd_protection(cell, true);
+}
+
 static const char *finish_guard(struct cell *cell)
 {
 	return must("MADV_GUARD_REMOVE", madvise(target(cell),
@@ -131,6 +140,14 @@ static const struct operation ops[] = {
 		.expect = { TAKEN, CAUSE_FAULT | CAUSE(CLEAR),
 			    ENTRY_IS(PRESENT), DATA_KEPT,
 			    .neighbours_too = true },
+		.needs = { TRAIT_PMD_SIZE, "smaller than a PMD maps" },
+	}, {
+		.name = "collapse_protected",
+		.prepare = prepare_uffd,
+		.act = act_collapse_protected,
+		.finish = finish_uffd_protected,
+		.expect = { TAKEN, CAUSE(PROTECTION_VMA), ENTRY_IS(EXCLUSIVE),
+			    DATA_KEPT },
 		.needs = { TRAIT_PMD_SIZE, "smaller than a PMD maps" },
 	}, {
 		.name = "mergeable",

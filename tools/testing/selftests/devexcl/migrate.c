@@ -298,6 +298,34 @@ static const char *act_soft_offline(struct cell *cell)
 	return NULL;
 }
 
+static const char *prepare_protected(struct cell *cell)
+{
+	TRY(prepare_offline(cell));
+	return prepare_uffd(cell);
+}
+
+/*
+ * What is not to be written to is not where it moves to either. The device had
+ * to let go before that, but the entries stay as they are.
+ */
+static const char *act_move_protected(struct cell *cell)
+{
+	size_t page;
+	int ret;
+
+	TRY(uffd_protect_target(cell));
+	drain_lru_batches();
+	for (page = cell->first; page < cell->first + cell->pages; page++) {
+		if (!cell->held[page])
+			continue;
+		ret = offline_frame(cell->pfns[page]);
+		if (!ret)
+			heal_frame(cell->pfns[page]);
+		TRY(must("soft offline", ret));
+	}
+	return check_uffd_protection(cell, true);
+}
+
 /* A pipe that holds references of the target's pages. */
 static int pinning_pipe[2];
 
@@ -786,6 +814,25 @@ static const struct operation ops[] = {
 		.act = act_soft_offline,
 		.expect = MUST_MOVE,
 		.except = NOT_ALL_ALIKE,
+	}, {
+		.name = "write_protected",
+		.prepare = prepare_protected,
+		.act = act_move_protected,
+		.finish = finish_uffd_protected,
+		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
+			    ENTRY_IS(PRESENT), DATA_KEPT,
+			    .splits = SPLITS_FOLIO },
+		.needs = TYPICAL_ONLY,
+	}, {
+		.name = "access_protected",
+		.prepare = prepare_protected,
+		.arg = UFFD_ACCESS,
+		.act = act_move_protected,
+		.finish = finish_uffd_protected,
+		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
+			    ENTRY_IS(PRESENT), DATA_KEPT,
+			    .splits = SPLITS_FOLIO },
+		.needs = TYPICAL_ONLY,
 	}, {
 		.name = "rolled_back",
 		.prepare = prepare_pin,

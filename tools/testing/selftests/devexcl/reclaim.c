@@ -158,6 +158,20 @@ static const char *act_memory_reclaim(struct cell *cell)
 	return check_reclaimed(cell);
 }
 
+static const char *prepare_protected(struct cell *cell)
+{
+	TRY(prepare_mglru(cell));
+	return prepare_uffd(cell);
+}
+
+/* The swap entry knows that nobody may write, as the exclusive one did. */
+static const char *act_reclaim_protected(struct cell *cell)
+{
+	TRY(uffd_protect_target(cell));
+	TRY(act_memory_reclaim(cell));
+	return check_uffd_protection(cell, true);
+}
+
 /*
  * Have the memory on a node where little else is: programs and files, which are
  * on the first one, would go before. A node is not reclaimed from unless so much
@@ -593,6 +607,27 @@ static const struct operation ops[] = {
 		.expect_for = expect_reclaimed,
 		.needs = TYPICAL_ONLY,
 		.all_held = "it takes long, and memory_reclaim is like it",
+	}, {
+		.name = "write_protected",
+		.prepare = prepare_protected,
+		.act = act_reclaim_protected,
+		.finish = finish_uffd_protected,
+		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
+			    ENTRY_IS(SWAP), DATA_KEPT,
+			    .neighbours_too = true },
+		.needs = TYPICAL_ONLY,
+		.except = SMALL_ONLY,
+	}, {
+		.name = "access_protected",
+		.prepare = prepare_protected,
+		.arg = UFFD_ACCESS,
+		.act = act_reclaim_protected,
+		.finish = finish_uffd_protected,
+		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
+			    ENTRY_IS(SWAP), DATA_KEPT,
+			    .neighbours_too = true },
+		.needs = TYPICAL_ONLY,
+		.except = SMALL_ONLY,
 	}, {
 		.name = "memory_high",
 		.prepare = prepare_lru,

@@ -142,6 +142,19 @@ static const char *act_mremap_clean(struct cell *cell)
 	return NULL;
 }
 
+/* Where the memory goes to it is not registered, and so not protected. */
+static const char *act_mremap_protected(struct cell *cell)
+{
+	TRY(uffd_protect_target(cell));
+	TRY(act_mremap_move(cell));
+	return check_uffd_protection(cell, false);
+}
+
+static const char *finish_unprotected(struct cell *cell)
+{
+	return check_uffd_protection(cell, false);
+}
+
 /* Of a huge page's size this moves the page table. */
 static const char *act_mremap_move_all(struct cell *cell)
 {
@@ -330,6 +343,15 @@ static const struct operation ops[] = {
 			    ENTRY_IS(NONE), DATA_MOVED,
 			    .neighbours_too = true, .splits = SPLITS_VMA,
 			    .soft_clean = true },
+	}, {
+		.name = "mremap_protected",
+		.prepare = prepare_uffd,
+		.act = act_mremap_protected,
+		.finish = finish_unprotected,
+		.expect = { TAKEN, CAUSE(UNMAP) | CAUSE(PROTECTION_VMA),
+			    ENTRY_IS(NONE), DATA_MOVED,
+			    .splits = SPLITS_VMA },
+		.needs = { TRAIT_TYPICAL, "a few kinds will do" },
 	}, {
 		.name = "mremap_move_all",
 		.act = act_mremap_move_all,
