@@ -89,6 +89,7 @@
 #define HUGE_PAGES_PER_NODE	8
 #define WARN_LIMIT		"20"	/* then it panics */
 
+#define MAX_HEAD		128	/* bytes of a message before its text */
 #define MAX_LINE		2048	/* bytes of output in one message */
 #define MAX_COMMAND		65536
 #define MAX_ARGS		1024
@@ -100,6 +101,8 @@
 #define ARRAY_SIZE(a)		(sizeof(a) / sizeof((a)[0]))
 
 static int channel = -1;
+static char outbox[65536];	/* messages that have not been sent yet */
+static size_t outbox_len;
 static int kmsg = -1;
 static int sigchld = -1;
 
@@ -237,17 +240,29 @@ static void unescape(char *s)
 	*to = '\0';
 }
 
-/* Sends "<word> <id> <text>", the text escaped. */
-static void send_text(const char *word, const char *id, const char *text,
-		      size_t len)
+static void flush_outbox(void)
 {
-	char line[4 * MAX_LINE + 128];
+	write_all(channel, outbox, outbox_len);
+	outbox_len = 0;
+}
+
+/*
+ * Puts "<word> <id> <text>", the text escaped, into the outbox. Each write to
+ * the channel waits for the host, so several messages are sent at once.
+ */
+static void put_text(const char *word, const char *id, const char *text,
+		     size_t len)
+{
+	char *line;
 	size_t n;
 
-	n = snprintf(line, 128, "%s %s ", word, id);
+	if (outbox_len + 4 * len + MAX_HEAD > sizeof(outbox))
+		flush_outbox();
+	line = outbox + outbox_len;
+	n = snprintf(line, MAX_HEAD - 1, "%s %s ", word, id);
 	n += escape(line + n, text, len);
 	line[n++] = '\n';
-	write_all(channel, line, n);
+	outbox_len += n;
 }
 
 static void send_message(const char *word, const char *id,
@@ -262,7 +277,8 @@ static void send_message(const char *word, const char *id,
 	va_end(ap);
 	if (len >= (int)sizeof(text))
 		len = sizeof(text) - 1;
-	send_text(word, id, text, len);
+	put_text(word, id, text, len);
+	flush_outbox();
 }
 
 /* The virtio-serial port with our name, if there is one so far. */
@@ -512,7 +528,7 @@ static void start_job(struct job *job, char **argv)
 
 static void flush_line(struct job *job, const char *word)
 {
-	send_text(word, job->id, job->line, job->len);
+	put_text(word, job->id, job->line, job->len);
 	job->len = 0;
 }
 
@@ -536,6 +552,7 @@ static bool pump_output(struct job *job)
 		if (job->len == sizeof(job->line))
 			flush_line(job, "part");
 	}
+	flush_outbox();
 	return n > 0;
 }
 
@@ -723,6 +740,7 @@ static void run_job(char *id, long long timeout, bool renews, char *name,
 	}
 	if (job.len)
 		flush_line(&job, "out");
+	flush_outbox();
 
 	if (strcmp(how, "stuck"))
 		check_module_references(id);
