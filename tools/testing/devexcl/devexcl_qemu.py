@@ -48,7 +48,7 @@ KERNEL_CMDLINE = (
 	'loglevel=7',
 	'movablecore=512M',	# memory that can be taken offline
 	# Much of what is tested waits for a grace period, at 250 Hz.
-	'rcupdate.rcu_expedited=1', 'rcutree.jiffies_till_first_fqs=0',
+	'rcupdate.rcu_expedited=1',
 )
 
 ANSI = re.compile(r'\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])')

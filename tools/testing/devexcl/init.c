@@ -60,6 +60,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -489,6 +490,15 @@ struct job {
 	size_t len;
 };
 
+static void let_run_anywhere(void)
+{
+	cpu_set_t all;
+
+	/* Those that are not there the kernel leaves out by itself. */
+	memset(&all, 0xff, sizeof(all));
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
 static void start_job(struct job *job, char **argv)
 {
 	sigset_t none;
@@ -513,6 +523,7 @@ static void start_job(struct job *job, char **argv)
 		close(null);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+	let_run_anywhere();
 	if (chdir(TEST_DIR))
 		_exit(126);
 	while (argv[0] && strchr(argv[0], '='))
@@ -834,6 +845,45 @@ static long reserve_huge_pages(int nodes)
 	return total;
 }
 
+static bool is_helper(const char *pid)
+{
+	char path[300], name[64];
+
+	snprintf(path, sizeof(path), "/proc/%s/comm", pid);
+	return isdigit((unsigned char)pid[0]) &&
+	       !read_file(path, name, sizeof(name)) &&
+	       (!strncmp(name, "rcu", 3) || !strncmp(name, "pr/", 3));
+}
+
+/*
+ * Who works for whoever is tested does so on the last CPU, where the cells of
+ * the matrix stay: RCU, the console, workers without a CPU of their own, and we.
+ * An emulated CPU takes longer to wake another one than most of that takes; and
+ * whoever waits for a lock meanwhile spins. So the other CPUs are idle, too,
+ * unless a test wants them, and leave theirs of the host to another guest.
+ */
+static void gather_helpers(void)
+{
+	int last = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+	struct dirent *entry;
+	cpu_set_t set;
+	DIR *dir;
+
+	CPU_ZERO(&set);
+	CPU_SET(last, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+	write_file("/sys/devices/virtual/workqueue/cpumask", "%x", 1U << last);
+	dir = opendir("/proc");
+	while (dir && (entry = readdir(dir)))
+		if (is_helper(entry->d_name))
+			sched_setaffinity(atoi(entry->d_name), sizeof(set),
+					  &set);
+	if (dir)
+		closedir(dir);
+	/* A timer for each slice is a call of the host for each switch. */
+	write_file("/sys/kernel/debug/sched/features", "NO_HRTICK");
+}
+
 static int count_nodes(void)
 {
 	char path[64];
@@ -866,6 +916,7 @@ static void prepare(char *summary, size_t size)
 	setenv("TMPDIR", "/tmp", 1);
 	setenv("TERM", "linux", 0);
 
+	gather_helpers();
 	nodes = count_nodes();
 	huge = reserve_huge_pages(nodes);
 	swap = make_swap();
@@ -903,6 +954,7 @@ static void run_shell(void)
 	if (!pid) {
 		int tty;
 
+		let_run_anywhere();
 		setsid();
 		tty = open("/dev/ttyS0", O_RDWR);
 		dup2(tty, 0);
