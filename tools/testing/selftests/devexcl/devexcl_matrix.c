@@ -1108,33 +1108,75 @@ static void restore_settings(void)
 
 #define KHUGEPAGED_DIR	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
-/* Is a thread of the kernel awake whose name begins like that? */
-static bool is_awake(const char *name)
+/* A thread of the kernel whose name begins like that (and that is awake), or 0. */
+static pid_t find_thread(const char *name, bool awake)
 {
 	char line[128], thread[32], state;
-	bool awake = false;
+	pid_t pid, found = 0;
 	glob_t paths;
 	size_t i;
 
 	if (glob("/proc/[0-9]*/stat", 0, NULL, &paths))
-		return false;
-	for (i = 0; i < paths.gl_pathc && !awake; i++) {
+		return 0;
+	for (i = 0; i < paths.gl_pathc && !found; i++) {
 		FILE *f = fopen(paths.gl_pathv[i], "re");
 
 		if (f && fgets(line, sizeof(line), f) &&
-		    sscanf(line, "%*d (%31[^)]) %c", thread, &state) == 2)
-			awake = !strncmp(thread, name, strlen(name)) &&
-				state != 'S';
+		    sscanf(line, "%d (%31[^)]) %c", &pid, thread, &state) == 3 &&
+		    !strncmp(thread, name, strlen(name)) &&
+		    (!awake || state != 'S'))
+			found = pid;
 		if (f)
 			fclose(f);
 	}
 	globfree(&paths);
-	return awake;
+	return found;
+}
+
+/* Threads of the kernel that work for cells, and where they may run. */
+static struct worker {
+	const char *name;
+	pid_t pid;
+	cpu_set_t cpus;
+} workers[] = {
+	{ "ksmd" },
+	{ "khugepaged" },
+};
+
+/*
+ * They run when we wait for them: on our CPU that costs no calls from one to
+ * the other, of which there is one for each page that is merged.
+ */
+static void take_workers_along(void)
+{
+	struct worker *worker;
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus))
+		return;
+	for (worker = workers; worker < workers + ARRAY_SIZE(workers); worker++) {
+		worker->pid = find_thread(worker->name, false);
+		if (!worker->pid ||
+		    sched_getaffinity(worker->pid, sizeof(worker->cpus),
+				      &worker->cpus) ||
+		    sched_setaffinity(worker->pid, sizeof(cpus), &cpus))
+			worker->pid = 0;
+	}
+}
+
+static void let_workers_go(void)
+{
+	struct worker *worker;
+
+	for (worker = workers; worker < workers + ARRAY_SIZE(workers); worker++)
+		if (worker->pid)
+			sched_setaffinity(worker->pid, sizeof(worker->cpus),
+					  &worker->cpus);
 }
 
 static void wait_until_asleep(const char *name)
 {
-	while (is_awake(name))
+	while (find_thread(name, true))
 		nap();
 }
 
@@ -1165,6 +1207,7 @@ static void ask_for_huge_page(void)
 /* Nobody shall move or merge pages but those whom a cell asks to. */
 static void keep_the_kernel_calm(void)
 {
+	take_workers_along();
 	write_file("/proc/sys/vm/compaction_proactiveness", "0");
 	wait_until_asleep("kcompactd");
 	ask_for_huge_page();
@@ -1174,6 +1217,7 @@ static void keep_the_kernel_calm(void)
 static void end_cells(void)
 {
 	restore_settings();
+	let_workers_go();
 	/* They have been woken by that; let them not disturb the next program. */
 	wait_until_asleep("kcompactd");
 	wait_until_asleep("khugepaged");
