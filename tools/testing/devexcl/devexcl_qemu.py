@@ -120,12 +120,12 @@ def dies_with_us(command: list[str]) -> list[str]:
 
 
 def guests_at_once() -> int:
-	"""As many as this machine has CPUs and memory for; with fewer CPUs than guests have it becomes slower."""
+	"""As many as this machine has CPUs and memory for: of the CPUs of a guest one works, most of the time (see init.c)."""
 	free = re.search(r'^MemAvailable:\s+(\d+) kB', Path('/proc/meminfo').read_text(encoding='utf-8'), re.MULTILINE)
 	gigabytes = int(free.group(1)) >> 20 if free else 0
 	# A guest is not its memory only, and others want some as well.
 	fit = gigabytes // (2 * NODES * int(NODE_MEMORY[:-1]))
-	return max(1, min(MOST_GUESTS, len(os.sched_getaffinity(0)) // CPUS, fit))
+	return max(1, min(MOST_GUESTS, len(os.sched_getaffinity(0)), fit))
 
 
 class Guest:

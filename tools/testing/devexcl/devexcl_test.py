@@ -698,7 +698,7 @@ class BatchTest(QuietTest):
 		self.assertEqual(queue.take(), [])
 
 	def test_guests_at_once(self) -> None:
-		for kilobytes, cpus, guests in ((64 << 20, 2, 1), (64 << 20, 5, 2), (64 << 20, 64, 4), (5 << 20, 8, 1), (1 << 20, 8, 1), (64 << 20, 1, 1)):
+		for kilobytes, cpus, guests in ((64 << 20, 2, 2), (64 << 20, 3, 3), (64 << 20, 64, 4), (5 << 20, 8, 1), (1 << 20, 8, 1), (64 << 20, 1, 1)):
 			with mock.patch.object(Path, 'read_text', return_value=f'x\nMemAvailable: {kilobytes} kB\n'), \
 			     mock.patch.object(os, 'sched_getaffinity', return_value=set(range(cpus))):
 				self.assertEqual(devexcl_qemu.guests_at_once(), guests)
