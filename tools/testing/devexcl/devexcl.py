@@ -410,6 +410,7 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 		'variant': ('built in' if session.variant.builtin else 'module')
 			   + (', debug' if session.variant.debug else ''),
 		'accelerator': collector.accelerator[0], 'boots': collector.boots,
+		'guests': len(collector.workers), 'cpu_seconds': round(collector.cpu_seconds, 2),
 		'toolchain': image.manifest['toolchain'], 'interrupted': interrupted,
 		'complete': collector.complete, 'subset': devexcl_plan.SUBSET if session.args.subset else '',
 		 'excluded': collector.excluded, 'layouts': collector.layouts,

@@ -63,6 +63,7 @@ class Collector:
 		self.excluded: dict[str, dict[str, int]] = {}
 		self.layouts: dict[str, list[list[str]]] = {}	# of the matrix: devexcl_batch.parse_layout()
 		self.release = ''
+		self.cpu_seconds = 0.0		# of all guests
 		self.spent: dict[str, float] = collections.defaultdict(float)
 		self.stopping = False
 		self.lock = threading.RLock()
@@ -157,6 +158,10 @@ class Collector:
 			for attempt in attempts:
 				self._record.write(json.dumps(dataclasses.asdict(attempt)) + '\n')
 			self._record.flush()
+
+	def add_cpu_seconds(self, spent: float) -> None:
+		with self.lock:
+			self.cpu_seconds += spent
 
 	def tell_progress(self) -> None:
 		with self.lock:
@@ -297,7 +302,8 @@ class Worker:
 					yield self._guest
 				finally:
 					self.running = ''
-				return
+			collector.add_cpu_seconds(self._guest.cpu_seconds)
+			return
 
 	def _booted(self, guest: Guest, console: list[str], spent: float) -> None:
 		self.boot_seconds += spent

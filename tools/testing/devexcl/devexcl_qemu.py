@@ -138,6 +138,7 @@ class Guest:
 		self.cmdline = cmdline
 		self.console_log = console_log
 		self.hello = ''
+		self.cpu_seconds = 0.0		# that QEMU has taken, when it is gone
 		self._pending: list[Event] = []
 		self._stack = contextlib.ExitStack()
 		self._open: set[str] = set()
@@ -187,6 +188,7 @@ class Guest:
 			self._open.add(name)
 
 	def kill(self) -> None:
+		self._note_cpu_time()
 		if self.process.poll() is None:
 			stop_group(self.process, patience=2)
 
@@ -225,8 +227,17 @@ class Guest:
 					terminal.say('    | ' + line)
 		self._pending += [Event(name, line) for line in lines]
 
+	def _note_cpu_time(self) -> None:
+		"""Who has ended keeps the sum until somebody has waited for it."""
+		if self.process.returncode is not None:
+			return
+		with contextlib.suppress(OSError, ValueError, IndexError):
+			fields = Path(f'/proc/{self.process.pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
+			self.cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
 	def _last_words(self) -> str:
 		"""What QEMU itself had to say."""
+		self._note_cpu_time()
 		with contextlib.suppress(subprocess.TimeoutExpired):
 			self.process.wait(5)
 		self._stderr.seek(0)

@@ -116,6 +116,9 @@ def print_summary(results: list[Result], facts: dict, timings: Timings, folder: 
 		terminal.say('Slowest: ' + ', '.join(f'{result.name} {seconds(result.seconds)}'
 						     for result in slow[:SLOWEST]))
 	terminal.say(f'Times:   {timings}')
+	if facts.get('cpu_seconds'):
+		terminal.say(f'Guests:  {facts["guests"]} side by side, {facts["boots"]} boots, '
+			     f'{seconds(facts["cpu_seconds"])} of CPU time in all')
 	terminal.say(f'Results: {folder}')
 	if matrix:
 		terminal.say(f'Picture: {folder / MATRIX_HTML}')

@@ -339,6 +339,7 @@ class FakeGuest:
 		hello = script.get('hello', ['6.12.1 cpus=2 modules=builtin'])
 		self.hello = hello.pop(0) if len(hello) > 1 else hello[0]
 		self.killed = self.off = self.entered = False
+		self.cpu_seconds = 1.5
 		self.cells = script.get('cells', [])
 		self.batches = script.setdefault('batches', [])
 		self.clock = 1.0
@@ -462,7 +463,7 @@ class CollectTest(QuietTest):
 	def test_all_pass(self) -> None:
 		collector, verdicts = self.collect({})
 		self.assertEqual(verdicts, {'kernel.boot': 'pass', 'demo.a': 'pass', 'demo.b': 'pass', 'demo.c': 'pass'})
-		self.assertEqual(collector.boots, 1)
+		self.assertEqual((collector.boots, collector.cpu_seconds), (1, 1.5))
 		self.assertEqual([item.name for item in devexcl_attempt.read_record(self.folder)],
 				 ['kernel.boot', 'demo.a', 'demo.b', 'demo.c'])
 
@@ -836,8 +837,10 @@ class ReportTest(QuietTest):
 		self.assertRegex(text, r'ok \d+ demo.global.skips # SKIP no such machine')
 
 	def test_summary(self) -> None:
-		devexcl_report.print_summary(self.results(), self.FACTS, devexcl_host.Timings(), self.folder)
+		facts = {**self.FACTS, 'guests': 2, 'boots': 3, 'cpu_seconds': 80.4}
+		devexcl_report.print_summary(self.results(), facts, devexcl_host.Timings(), self.folder)
 		said = self.said.getvalue()
+		self.assertIn('Guests:  2 side by side, 3 boots, 80 s of CPU time in all\n', said)
 		self.assertIn('Repeat:  make run KERNEL=6.12 TESTS=', said)
 		self.assertIn('crash  demo.global.panics: crash (2 of 2): Kernel panic - not syncing', said)
 		self.assertIn('3 fail, 3 crash, 1 hang, 1 known, 1 skip', said)
