@@ -40,6 +40,8 @@ BOOT_SECONDS = 120	# on a busy machine
 DEBUG_BOOT_SECONDS = 300
 PROBE_SECONDS = 15
 POWEROFF_SECONDS = 20
+# The console comes byte by byte. Let some more come before they are looked at.
+GATHER_SECONDS = 0.01
 
 KERNEL_CMDLINE = (
 	'rdinit=/init',
@@ -201,6 +203,7 @@ class Guest:
 			ready = self._selector.select(max(0.0, deadline - time.monotonic()))
 			if not ready and time.monotonic() >= deadline:
 				return Event('silence')
+			time.sleep(GATHER_SECONDS)
 			for key, _ in ready:
 				self._read(key)
 		return self._pending.pop(0)
