@@ -377,61 +377,80 @@ static void devexcl_ring_put_lost(struct devexcl_ring *ring)
 	devexcl_ring_put(ring, &event);
 }
 
-/*
- * A run of pages that is acquired or mapped one by one makes one record,
- * as long as nothing came in between and nobody has read it.
- */
-static bool devexcl_ring_extend(struct devexcl_ring *ring,
-				const struct devexcl_event *event)
-{
-	struct devexcl_event *last;
-
-	if (event->type != DEVEXCL_EVENT_ACQUIRE &&
-	    event->type != DEVEXCL_EVENT_MAP)
-		return false;
-	if (!devexcl_ring_used(ring) || ring->lost ||
-	    ring->shown == ring->head)
-		return false;
-
-	last = devexcl_ring_slot(ring, ring->head - 1);
-	if (last->type != event->type || last->mirror != event->mirror ||
-	    last->end != event->start)
-		return false;
-
-	last->end = event->end;
-	last->exclusive += event->exclusive;
-	last->shared += event->shared;
-	return true;
-}
-
 /* Return: number of the newest record, which is this one unless it was lost. */
 static u64 devexcl_record(struct devexcl_ctx *ctx,
 			  const struct devexcl_event *event)
 {
 	struct devexcl_ring *ring = &ctx->ring;
-	bool extended;
+	unsigned int want;
 	u64 seq;
 
 	spin_lock(&ring->lock);
-	extended = devexcl_ring_extend(ring, event);
-	if (!extended) {
-		unsigned int want = ring->lost ? 2 : 1;
-
-		if (devexcl_ring_used(ring) + want > DEVEXCL_MAX_EVENTS) {
-			ring->lost++;
-			atomic64_inc(&ctx->count.events_lost);
-		} else {
-			if (ring->lost)
-				devexcl_ring_put_lost(ring);
-			devexcl_ring_put(ring, event);
-		}
+	want = ring->lost ? 2 : 1;
+	if (devexcl_ring_used(ring) + want > DEVEXCL_MAX_EVENTS) {
+		ring->lost++;
+		atomic64_inc(&ctx->count.events_lost);
+	} else {
+		if (ring->lost)
+			devexcl_ring_put_lost(ring);
+		devexcl_ring_put(ring, event);
 	}
 	seq = ring->seq;
 	spin_unlock(&ring->lock);
 	/* Nobody sleeps while there is a record that he has not read. */
-	if (!extended && wq_has_sleeper(&ring->wait))
+	if (wq_has_sleeper(&ring->wait))
 		wake_up_interruptible(&ring->wait);
 	return seq;
+}
+
+/*
+ * A run of pages that is acquired or mapped one by one makes one record,
+ * as long as nothing came in between and nobody has read it.
+ */
+static bool devexcl_ring_extend(struct devexcl_ring *ring, u32 type, u32 mirror,
+				unsigned long addr)
+{
+	struct devexcl_event *last = devexcl_ring_slot(ring, ring->head - 1);
+
+	lockdep_assert_held(&ring->lock);
+	if (!devexcl_ring_used(ring) || ring->lost || ring->shown == ring->head)
+		return false;
+	if (last->type != type || last->mirror != mirror || last->end != addr)
+		return false;
+
+	last->end += PAGE_SIZE;
+	if (type == DEVEXCL_EVENT_ACQUIRE)
+		last->exclusive++;
+	else
+		last->shared++;
+	return true;
+}
+
+/* Return: number of the record that says that a page was acquired or mapped. */
+static u64 devexcl_record_page(struct devexcl_ctx *ctx, u32 type, u32 mirror,
+			       unsigned long addr)
+{
+	struct devexcl_ring *ring = &ctx->ring;
+	struct devexcl_event event;
+	bool extended;
+	u64 seq;
+
+	spin_lock(&ring->lock);
+	extended = devexcl_ring_extend(ring, type, mirror, addr);
+	seq = ring->seq;
+	spin_unlock(&ring->lock);
+	if (extended)
+		return seq;
+
+	event = (struct devexcl_event) {
+		.type = type,
+		.mirror = mirror,
+		.start = addr,
+		.end = addr + PAGE_SIZE,
+		.exclusive = type == DEVEXCL_EVENT_ACQUIRE,
+		.shared = type == DEVEXCL_EVENT_MAP,
+	};
+	return devexcl_record(ctx, &event);
 }
 
 /* Copy the oldest records, @tail on; they stay as they are until taken. */
@@ -712,6 +731,17 @@ static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
 	return 0;
 }
 
+/* An entry is about to be replaced, not dropped. */
+static void devexcl_pte_uncount(struct devexcl_ctx *ctx, unsigned long old)
+{
+	if (old & DEVEXCL_PTE_KEPT)
+		put_page(devexcl_pte_page(old));
+	if (old & DEVEXCL_PTE_EXCLUSIVE)
+		atomic64_dec(&ctx->held);
+	else
+		atomic64_dec(&ctx->mapped);
+}
+
 static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 				unsigned long addr, struct page *page,
 				unsigned long access)
@@ -720,38 +750,28 @@ static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
 	unsigned long slot = devexcl_index(mirror, addr) % DEVEXCL_LEAF_PAGES;
 	struct devexcl_ctx *ctx = mirror->ctx;
 	unsigned long old = leaf->pte[slot];
-	struct devexcl_event event = {
-		.mirror = mirror->id,
-		.start = addr,
-		.end = addr + PAGE_SIZE,
-	};
+	u32 type = DEVEXCL_EVENT_MAP;
 
 	lockdep_assert_held_write(&mirror->lock);
-	/* If not, mm has changed the page and not told us: a kernel bug. */
-	WARN_ON_ONCE(old && !((old | access) & DEVEXCL_PTE_KEPT) &&
-		     devexcl_pte_page(old) != page);
-	if (old & DEVEXCL_PTE_KEPT)
-		put_page(devexcl_pte_page(old));
-	if (old & DEVEXCL_PTE_EXCLUSIVE)
-		atomic64_dec(&ctx->held);
-	else if (old)
-		atomic64_dec(&ctx->mapped);
+	if (old) {
+		/* If not, mm has changed the page and not told us: a kernel bug. */
+		WARN_ON_ONCE(!((old | access) & DEVEXCL_PTE_KEPT) &&
+			     devexcl_pte_page(old) != page);
+		devexcl_pte_uncount(ctx, old);
+	}
 
 	if (access & DEVEXCL_PTE_EXCLUSIVE) {
+		type = DEVEXCL_EVENT_ACQUIRE;
 		atomic64_inc(&ctx->held);
 		if (!(old & DEVEXCL_PTE_EXCLUSIVE))	/* kept by a broken mode */
 			atomic64_inc(&ctx->count.acquired);
-		event.type = DEVEXCL_EVENT_ACQUIRE;
-		event.exclusive = 1;
 	} else {
 		atomic64_inc(&ctx->mapped);
-		event.type = DEVEXCL_EVENT_MAP;
-		event.shared = 1;
 	}
 	mirror->recent = leaf;
 	leaf->pte[slot] = (unsigned long)page | access |
 			  (old & DEVEXCL_PTE_DIRTY);
-	leaf->since[slot] = devexcl_record(ctx, &event);
+	leaf->since[slot] = devexcl_record_page(ctx, type, mirror->id, addr);
 }
 
 static void devexcl_mark_dirty(const struct devexcl_ctx *ctx,
