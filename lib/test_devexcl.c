@@ -272,7 +272,7 @@ struct devexcl_counters {
  * @failed: the one that did
  * @breakpoint_lock: innermost
  * @breakpoints: armed, and nobody has come; under @breakpoint_lock
- * @nr_breakpoints: breakpoints, armed or not; under @breakpoint_lock
+ * @nr_breakpoints: breakpoints, armed or not; changed under @breakpoint_lock
  * @jobs: those that nobody has waited for; under @device->job_lock
  * @nr_jobs: number of them; likewise
  * @nr_active: number of those that have not ended; likewise
@@ -1047,7 +1047,7 @@ static __always_inline void devexcl_point(struct devexcl_ctx *ctx,
 					  unsigned long start,
 					  unsigned long end)
 {
-	if (unlikely(!list_empty_careful(&ctx->breakpoints)))
+	if (unlikely(READ_ONCE(ctx->nr_breakpoints)))
 		devexcl_stop(ctx, point, start, end);
 }
 
@@ -1098,7 +1098,7 @@ static bool devexcl_stop_count(struct devexcl_ctx *ctx, int change)
 	spin_lock(&ctx->breakpoint_lock);
 	room = ctx->nr_breakpoints + change <= DEVEXCL_MAX_BREAKPOINTS;
 	if (room)
-		ctx->nr_breakpoints += change;
+		WRITE_ONCE(ctx->nr_breakpoints, ctx->nr_breakpoints + change);
 	spin_unlock(&ctx->breakpoint_lock);
 	return room;
 }
