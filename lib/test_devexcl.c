@@ -202,7 +202,8 @@ enum {
  * struct devexcl_leaf - a piece of a device page table
  * @index: its place: number of its first page >> DEVEXCL_LEAF_SHIFT
  * @pte: entries; 0: nothing is mapped
- * @since: low half of the number of the event that was newest when mapped
+ * @since: low half of the number of the event that was newest when mapped; not
+ *	valid while nothing is
  */
 struct devexcl_leaf {
 	unsigned long index;
@@ -714,11 +715,11 @@ static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
 			continue;
 		if (devexcl_fails(mirror->ctx, DEVEXCL_FAULT_TABLE))
 			return -ENOMEM;
-		leaf = kmem_cache_zalloc(devexcl_leaf_cache,
-					 GFP_KERNEL_ACCOUNT);
+		leaf = kmem_cache_alloc(devexcl_leaf_cache, GFP_KERNEL_ACCOUNT);
 		if (!leaf)
 			return -ENOMEM;
 		leaf->index = index;
+		memset(leaf->pte, 0, sizeof(leaf->pte));
 		old = xa_cmpxchg(&mirror->table, index, NULL, leaf,
 				 GFP_KERNEL_ACCOUNT);
 		if (old)	/* another thread's, or an error */
