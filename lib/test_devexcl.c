@@ -550,7 +550,7 @@ static DECLARE_FAULT_ATTR(devexcl_fault_attr);
 static struct dentry *devexcl_fault_dir;
 
 /* Has anybody asked the kernel's fault injection for faults? Few people do. */
-static inline bool devexcl_kernel_fails(void)
+static __always_inline bool devexcl_kernel_fails(void)
 {
 #ifdef CONFIG_FAULT_INJECTION
 	if (likely(!READ_ONCE(devexcl_fault_attr.probability) &&
@@ -568,8 +568,8 @@ static inline bool devexcl_kernel_fails(void)
  * Asked at every place where something can fail, so that each error path can
  * be tried: by DEVEXCL_INJECT, or by the kernel's fault injection.
  */
-static inline bool devexcl_fails(struct devexcl_ctx *ctx,
-				 enum devexcl_fault fault)
+static __always_inline bool devexcl_fails(struct devexcl_ctx *ctx,
+					  enum devexcl_fault fault)
 {
 	if (ctx && unlikely(atomic_read(&ctx->fail_nth)) &&
 	    !atomic_dec_if_positive(&ctx->fail_nth)) {
