@@ -10,7 +10,7 @@ bench.json, which is for machines, is one object:
     machine	release, cpus, page_size, devices, rounds; accelerator, cpu (QEMU's model), source, toolchain
     figures	{figure: {title, unit, series: {series: {x: {median, low, high, rounds: [value, ...]}}}}}
     skipped	[{figure, series, x, why}, ...]
-    ratios	[{name, value, low, high, at_most or at_least, reached}, ...]
+    ratios	[{name, value, low, high, and at_most or at_least, reached: if there is a target}, ...]
 
 Numbers are in the figure's unit; a ratio is the median, and low and high the
 extremes, of what it was in each round.
@@ -137,7 +137,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratio:
-	"""Something that has a target."""
+	"""Something that has a target, or that shows what bounds one."""
 
 	name: str
 	spread: Spread
@@ -151,7 +151,13 @@ class Ratio:
 			and (self.at_least is None or value >= self.at_least))
 
 	@property
+	def has_target(self) -> bool:
+		return self.at_most is not None or self.at_least is not None
+
+	@property
 	def target(self) -> str:
+		if not self.has_target:
+			return '-'
 		return f'at most {self.at_most:g}' if self.at_most is not None else f'at least {self.at_least:g}'
 
 
@@ -177,16 +183,20 @@ def _acquire_ratios(samples: Samples) -> Iterator[Ratio]:
 			values = samples.ratios((figure, 'test_hmm', x), (figure, 'ours', x))
 			if values:
 				yield Ratio(f'acquire {x} {kind}: test_hmm / ours', Spread.of(values), at_least=PEER_TARGET)
+			values = samples.ratios((figure, 'test_hmm', x), (figure, 'floor', x))
+			if values:
+				yield Ratio(f'acquire {x} {kind}: test_hmm / floor', Spread.of(values))
 
 
 def _constant_ratio(samples: Samples) -> Iterator[Ratio]:
 	"""How much more a page costs where it costs most, than where it costs least."""
 	xs = [x for x in samples.xs('acquire-base') if x >= CONSTANT_FROM]
-	spreads = [spread for spread in (samples.spread('acquire-base', 'ours', x) for x in xs) if spread]
-	if len(spreads) > 1:
-		value = max(spread.median for spread in spreads) / min(spread.median for spread in spreads)
-		yield Ratio(f'acquire {xs[0]} to {xs[-1]} base pages: dearest / cheapest page', Spread(value, value, value),
-			    at_most=CONSTANT_TARGET)
+	for series, name, target in (('ours', '', CONSTANT_TARGET), ('floor', ', floor', None)):
+		spreads = [spread for spread in (samples.spread('acquire-base', series, x) for x in xs) if spread]
+		if len(spreads) > 1:
+			value = max(spread.median for spread in spreads) / min(spread.median for spread in spreads)
+			yield Ratio(f'acquire {xs[0]} to {xs[-1]} base pages: dearest / cheapest page{name}',
+				    Spread(value, value, value), at_most=target)
 
 
 def _other_ratios(samples: Samples) -> Iterator[Ratio]:
@@ -195,9 +205,10 @@ def _other_ratios(samples: Samples) -> Iterator[Ratio]:
 		values = samples.ratios(('atomics', 'ioctl', calls[-1]), ('atomics', 'ioctl', calls[0]))
 		yield Ratio(f'operations a second: {calls[-1]} in a call / one in a call', Spread.of(values),
 			    at_least=BATCH_TARGET)
-	values = samples.ratios(('engines', 'ops', 2), ('engines', 'ops', 1))
-	if values and samples.machine.get('cpus', 1) > 1:
-		yield Ratio('operations a second: two engines / one', Spread.of(values), at_least=ENGINES_TARGET)
+	for series, name, target in (('ops', 'engines / one', ENGINES_TARGET), ('threads', 'threads without a device / one', None)):
+		values = samples.ratios(('engines', series, 2), ('engines', series, 1))
+		if values and samples.machine.get('cpus', 1) > 1:
+			yield Ratio(f'operations a second: two {name}', Spread.of(values), at_least=target)
 	values = [value for key, rounds in samples.values.items() if key[0] == 'memory' for value in rounds.values()]
 	if values:
 		most = max(values)
@@ -287,7 +298,7 @@ def ratios_as_text(ratios: Sequence[Ratio]) -> list[str]:
 	for ratio in ratios:
 		spread = ratio.spread
 		table.append([ratio.name, f'{spread.median:.2f}', f'{spread.low:.2f} to {spread.high:.2f}', ratio.target,
-			      'reached' if ratio.reached else 'NOT reached'])
+			      '' if not ratio.has_target else 'reached' if ratio.reached else 'NOT reached'])
 	return columns(table)
 
 
@@ -310,7 +321,7 @@ def as_json(samples: Samples, ratios: Sequence[Ratio], facts: Mapping[str, str])
 		'ratios': [{'name': ratio.name, 'value': ratio.spread.median, 'low': ratio.spread.low,
 			    'high': ratio.spread.high,
 			    **({'at_most': ratio.at_most} if ratio.at_most is not None else {'at_least': ratio.at_least}),
-			    'reached': ratio.reached} for ratio in ratios],
+			    **({'reached': ratio.reached} if ratio.has_target else {})} for ratio in ratios],
 	}
 
 
@@ -459,7 +470,8 @@ def report(samples: Samples, facts: Mapping[str, str], folder: Path) -> None:
 	terminal.say()
 	if rounds < FEWEST_ROUNDS:
 		terminal.warn(f'{rounds} rounds are too few to rely on: take {FEWEST_ROUNDS}')
-	missed = sum(not ratio.reached for ratio in ratios)
-	verdict = f'{missed} of {len(ratios)} targets NOT reached' if missed else f'all {len(ratios)} targets reached'
+	targets = [ratio for ratio in ratios if ratio.has_target]
+	missed = sum(not ratio.reached for ratio in targets)
+	verdict = f'{missed} of {len(targets)} targets NOT reached' if missed else f'all {len(targets)} targets reached'
 	terminal.say(f'{headline}: {verdict}')
 	terminal.say(f'Results: {folder}: {BENCH_HTML} (plots and tables), {BENCH_JSON}')

@@ -114,6 +114,18 @@ static void pin_to_cpu(int n)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
+/* Threads inherit it. */
+static void unpin(void)
+{
+	cpu_set_t set;
+	int i;
+
+	CPU_ZERO(&set);
+	for (i = 0; i < nr_cpus; i++)
+		CPU_SET(i, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
 /* Have all pages present and writable: the first touch, or revocation. */
 static double touch(const struct mem *mem)
 {
@@ -619,17 +631,76 @@ static void figure_handover(void)
 
 /* ---- scaling --------------------------------------------------------- */
 
+/* A thread that does by itself what an engine does, on memory of its own. */
+struct worker {
+	pthread_t thread;
+	pthread_barrier_t *start;
+	struct mem mem;
+	uint64_t count;
+};
+
+static void *work(void *p)
+{
+	struct worker *worker = p;
+	size_t words = worker->mem.size / sizeof(uint64_t);
+	uint64_t *word = (uint64_t *)worker->mem.p;
+	uint64_t i;
+
+	pthread_barrier_wait(worker->start);
+	for (i = 0; i < worker->count; i++)
+		__atomic_fetch_add(&word[i % words], 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Operations a second of some threads: whether there are CPUs for them. */
+static double thread_rate(size_t threads, uint64_t count)
+{
+	struct worker workers[4];
+	pthread_barrier_t start;
+	double begin, ns;
+	size_t i;
+
+	pthread_barrier_init(&start, NULL, threads + 1);
+	for (i = 0; i < threads; i++) {
+		workers[i].start = &start;
+		workers[i].count = count;
+		map(&workers[i].mem, OP_PAGES, false);
+		if (pthread_create(&workers[i].thread, NULL, work, &workers[i]))
+			die("cannot make a thread");
+	}
+	begin = now_ns();
+	pthread_barrier_wait(&start);
+	for (i = 0; i < threads; i++)
+		pthread_join(workers[i].thread, NULL);
+	ns = now_ns() - begin;
+	for (i = 0; i < threads; i++)
+		unmap(&workers[i].mem);
+	pthread_barrier_destroy(&start);
+	return threads * count / ns * 1e9;
+}
+
+/*
+ * Long enough for the scheduler to have found out, at the begin of it, that one
+ * CPU has two threads and another one has none: a few ticks.
+ */
+#define ENGINE_OPS	(OPS * 128)
+#define THREAD_OPS	(ENGINE_OPS * 8ULL)
+
 static void figure_engines(void)
 {
 	size_t n;
 
+	unpin();
 	for (n = 1; n <= 4; n *= 2) {
 		if (n > device[0].info.nengines)
 			say_skip("engines", "ops", n, "there are fewer engines");
 		else
 			say("engines", "ops", n, "ops/s",
-			    engine_rate(&device[0], n, OPS * 8));
+			    engine_rate(&device[0], n, ENGINE_OPS));
+		say("engines", "threads", n, "ops/s",
+		    thread_rate(n, THREAD_OPS));
 	}
+	pin_to_cpu(0);
 }
 
 /* A thread that drives a device of its own, on memory of its own. */
