@@ -13,6 +13,7 @@
 #define TARGET		1	/* the page that all want */
 
 #define ROUNDS		100	/* of who works in turn */
+#define STOP_SECONDS	60	/* until somebody should have come there */
 
 FIXTURE(contend) {
 	struct dev a;
@@ -273,6 +274,70 @@ TEST_F(contend, reader_takes_page)
 	expect_entries(&self->mem, TARGET, 1, ENTRY_PRESENT);
 	expect_claim(check_holds_rest(&self->a, &self->mem));
 	*word -= 7;
+	expect_data_and_references(self);
+}
+
+/* While a page is made exclusive */
+
+/**
+ * struct taker - a thread that has a device acquire the target
+ * @self: the fixture
+ * @thread: the thread
+ * @ret: what came of it
+ */
+struct taker {
+	FIXTURE_DATA(contend) *self;
+	pthread_t thread;
+	int ret;
+};
+
+static void *take_target(void *arg)
+{
+	struct taker *taker = arg;
+
+	taker->ret = dev_acquire_one(&taker->self->b,
+				     page_of(&taker->self->mem, TARGET));
+	return NULL;
+}
+
+/*
+ * Have b acquire the target, until a is told of that: the kernel has looked for
+ * the page, and not yet made it exclusive. It goes on when the file that is
+ * returned is closed.
+ */
+static int stop_while_taken(FIXTURE_DATA(contend) *self, struct taker *taker)
+{
+	int stop = dev_break(&self->a, DEVEXCL_POINT_INVALIDATE,
+			     page_of(&self->mem, TARGET));
+	int ret;
+
+	if (stop < 0)
+		return stop;
+	taker->self = self;
+	ret = -pthread_create(&taker->thread, NULL, take_target, taker) ?:
+	      wait_for_break(stop, STOP_SECONDS);
+	return ret ?: stop;
+}
+
+/* Meanwhile another page has come there, and that is the one to take. */
+TEST_F(contend, page_replaced_meanwhile)
+{
+	uint64_t *word = word_of(&self->mem, TARGET);
+	struct taker taker = { .ret = -1 };
+	int stop = stop_while_taken(self, &taker);
+
+	ASSERT_LE(0, stop);
+	ASSERT_EQ(0, madvise(page_of(&self->mem, TARGET), page_size(),
+			     MADV_DONTNEED));
+	WRITE_MEM(word, 4711);
+	close(stop);
+	ASSERT_EQ(0, pthread_join(taker.thread, NULL));
+
+	EXPECT_EQ(0, taker.ret);
+	expect_held(&self->b, &self->mem, TARGET, 1);
+	ASSERT_EQ(0, dev_add(&self->b, word, 1, NULL));
+	EXPECT_EQ(4712, READ_MEM(word));
+	fill_mem(&self->mem);
 	expect_data_and_references(self);
 }
 

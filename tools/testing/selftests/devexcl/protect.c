@@ -18,6 +18,7 @@
 #define FIRST	1	/* where a part of the memory begins */
 #define PART	2	/* and how many pages it has */
 #define CYCLES	50
+#define STOP_SECONDS	60	/* until somebody should have come there */
 
 #define PROT_RW	(PROT_READ | PROT_WRITE)
 
@@ -994,6 +995,46 @@ TEST_F(protect_uffd, device_acquires)
 	expect_uffd_wp(self, FIRST, 1, false);
 	expect_uffd_wp(self, FIRST + 1, PART - 1, true);
 	expect_nothing_taken(&self->dev, &self->mem);
+	expect_unprotected_as_before(self);
+}
+
+static void *acquire_first(void *arg)
+{
+	FIXTURE_DATA(protect_uffd) *self = arg;
+
+	return (void *)(intptr_t)dev_acquire_one(&self->dev,
+						 page_of(&self->mem, FIRST));
+}
+
+/*
+ * The page is protected when the kernel has looked for it, and not yet made it
+ * exclusive. Another context, which is told of that, stops it there.
+ */
+TEST_F(protect_uffd, meanwhile)
+{
+	char *page = page_of(&self->mem, FIRST);
+	struct dev other;
+	pthread_t thread;
+	void *ret;
+	int stop;
+
+	READ_MEM(word_of(&self->mem, FIRST));
+	dev_forget_events(&self->dev);
+	setup_device(_metadata, &other, 0);
+	ASSERT_EQ(0, dev_mirror(&other, page, page_size()));
+	stop = dev_break(&other, DEVEXCL_POINT_INVALIDATE, page);
+	ASSERT_LE(0, stop);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, acquire_first, self));
+	ASSERT_EQ(0, wait_for_break(stop, STOP_SECONDS));
+	ASSERT_EQ(0, write_protect(self->handler.uffd, page, 1, true));
+	close(stop);
+	ASSERT_EQ(0, pthread_join(thread, &ret));
+
+	EXPECT_EQ(0, (intptr_t)ret);
+	expect_handled(self, FIRST);
+	expect_held(&self->dev, &self->mem, FIRST, 1);
+	expect_uffd_wp(self, FIRST, 1, false);
+	dev_close(&other);
 	expect_unprotected_as_before(self);
 }
 
