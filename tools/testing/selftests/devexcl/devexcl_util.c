@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -720,6 +721,27 @@ const char *check_held(struct dev *dev, const struct mem *mem, size_t first,
 					 held ? "not " : "");
 	}
 	return NULL;
+}
+
+static long faults_so_far(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_THREAD, &usage);
+	return usage.ru_minflt + usage.ru_majflt;
+}
+
+bool is_writable_when_read(uint64_t *word)
+{
+	uint64_t value;
+	long faults;
+
+	/* The first time this itself may need pages. */
+	faults_so_far();
+	value = READ_MEM(word);
+	faults = faults_so_far();
+	WRITE_MEM(word, value);
+	return faults_so_far() == faults;
 }
 
 bool clear_soft_dirty(void)

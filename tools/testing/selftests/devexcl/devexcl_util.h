@@ -263,6 +263,9 @@ const char *entry_name(enum entry entry);
  * (CONFIG_MEM_SOFT_DIRTY).
  */
 bool clear_soft_dirty(void);
+
+/* Read a word; is there no further fault when it is written to? */
+bool is_writable_when_read(uint64_t *word);
 /* Are all of these pages soft-dirty, or all of them not? Else a claim. */
 const char *check_soft_dirty(const struct mem *mem, size_t first, size_t pages,
 			     bool dirty);

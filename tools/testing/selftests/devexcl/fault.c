@@ -16,6 +16,7 @@
 
 #define PAGES	4
 #define TARGET	1	/* the page that is touched; the others are neighbours */
+#define ROUNDS	20
 
 FIXTURE(fault) {
 	struct dev dev;
@@ -95,6 +96,22 @@ TEST_F(fault, cpu_write)
 	EXPECT_EQ(4712, READ_MEM(word));
 
 	*word = pattern_of(&self->mem, TARGET);
+	expect_data_and_references(self);
+}
+
+/* One fault gives the page back for reading and for writing. */
+TEST_F(fault, writable_again)
+{
+	uint64_t *word = word_of(&self->mem, TARGET);
+	bool no_fault = false;
+	int round;
+
+	/* Now and then there is a fault for something else. */
+	for (round = 0; round < ROUNDS && !no_fault; round++) {
+		acquire_pages(&self->dev, &self->mem, TARGET, 1);
+		no_fault = is_writable_when_read(word);
+	}
+	EXPECT_TRUE(no_fault);
 	expect_data_and_references(self);
 }
 

@@ -131,6 +131,48 @@ TEST_F(large, folio_stays)
 		  self->mem.pages);
 }
 
+/*
+ * Where the huge page is mapped page by page, each entry says what the huge one
+ * did: that the page was written to, and that it is ours to write to.
+ */
+TEST_F(large, soft_dirty_kept)
+{
+	size_t page;
+
+	if (!clear_soft_dirty())
+		SKIP(return, "no soft-dirty bits");
+	for (page = 0; page < self->mem.pages; page++)
+		WRITE_MEM(word_of(&self->mem, page),
+			  pattern_of(&self->mem, page));
+	ASSERT_EQ(0, dev_acquire_one(&self->dev,
+				     page_of(&self->mem,
+					     page_of_variant(self, variant))));
+	for (page = 0; page < self->mem.pages; page++)
+		EXPECT_TRUE(pagemap_of(page_of(&self->mem, page)) &
+			    PAGEMAP_SOFT_DIRTY)
+			TH_LOG("page %zu is not soft-dirty", page);
+}
+
+TEST_F(large, writable_again)
+{
+	size_t page = page_of_variant(self, variant);
+	bool no_fault = false;
+	int round;
+
+	/*
+	 * Now and then there is a fault for something else. After a fault a
+	 * page can be written to, so it has to be another one.
+	 */
+	for (round = 0; round < TRIES && !no_fault; round++) {
+		ASSERT_EQ(0, dev_acquire_one(&self->dev,
+					     page_of(&self->mem, page)));
+		no_fault = is_writable_when_read(word_of(&self->mem, page));
+		page = page ? page - 1 : self->last;
+	}
+	EXPECT_TRUE(no_fault);
+	expect_data(&self->mem, 0, self->mem.pages);
+}
+
 /* Others hear that one page is converted, not of the folio around it. */
 TEST_F(large, other_device_keeps)
 {
