@@ -74,6 +74,13 @@ static void switch_on(void)
 	}
 }
 
+static void begin(void)
+{
+	/* The caches of one CPU know best what is at hand, and what is not. */
+	stay_on_one_cpu();
+	switch_on();
+}
+
 static void switch_off(void)
 {
 	size_t i;
@@ -948,7 +955,7 @@ int main(int argc, char **argv)
 		.name = cell_name,
 		.excluded = cell_excluded,
 		.run = cell_run,
-		.begin = switch_on,
+		.begin = begin,
 		.end = switch_off,
 	};
 
