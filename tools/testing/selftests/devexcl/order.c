@@ -1630,19 +1630,26 @@ static const char *take_device(struct order *order, pid_t owner, struct dev *dev
 	return must("pidfd_getfd", dev->fd);
 }
 
-/* An engine that has stopped keeps the address space a little longer. */
+/*
+ * An engine that has stopped keeps the address space a little longer; and it is
+ * that engine then which takes it down, when nobody can use it any more.
+ */
 static const char *wait_address_space(struct order *order, struct dev *dev)
 {
 	struct devexcl_page info;
+	struct devexcl_stats stats;
 	time_t begin = time(NULL);
 	int ret;
 
 	do {
 		ret = dev_query(dev, target(order), 1, &info);
-		if (ret == -ESRCH)
+		TRY(must("stats", dev_stats(dev, &stats)));
+		if (ret == -ESRCH && !stats.held && !stats.mapped)
 			return NULL;
 		sched_yield();
 	} while (time(NULL) - begin < LATE_SECONDS);
+	if (ret == -ESRCH)
+		return NULL;
 	return fail("who asks a device whose owner is gone gets %d", ret);
 }
 
