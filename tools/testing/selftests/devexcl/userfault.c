@@ -477,9 +477,12 @@ static const char *finish_rw_protect(struct cell *cell)
 	return finish_close(cell);
 }
 
-/* Pages of a range that were written to; those are protected, if asked for. */
-static const char *scan_written(const void *p, size_t size, uint64_t flags,
-				size_t pages)
+/*
+ * Pages of a range that were written to; those are protected, if asked for. The
+ * kernel has a short way for who asks for nothing but that.
+ */
+static const char *scan_for(const void *p, size_t size, uint64_t flags,
+			    uint64_t what, size_t pages)
 {
 	struct page_region regions[16];
 	struct pm_scan_arg arg = {
@@ -490,7 +493,7 @@ static const char *scan_written(const void *p, size_t size, uint64_t flags,
 		.vec = (uintptr_t)regions,
 		.vec_len = ARRAY_SIZE(regions),
 		.category_mask = PAGE_IS_WRITTEN,
-		.return_mask = PAGE_IS_WRITTEN,
+		.return_mask = what,
 	};
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	int i, ret = ioctl(fd, PAGEMAP_SCAN, &arg);
@@ -508,8 +511,16 @@ static const char *scan_written(const void *p, size_t size, uint64_t flags,
 		    pages);
 }
 
+static const char *scan_written(const void *p, size_t size, uint64_t flags,
+				size_t pages)
+{
+	return scan_for(p, size, flags, PAGE_IS_WRITTEN, pages);
+}
+
 static const char *act_scan(struct cell *cell)
 {
+	TRY(scan_for(target(cell), target_size(cell), 0,
+		     PAGE_IS_WRITTEN | PAGE_IS_PFNZERO, cell->pages));
 	TRY(scan_written(target(cell), target_size(cell),
 			 PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
 			 cell->pages));
