@@ -391,7 +391,7 @@ def run_tests(session: Session, image: Image) -> tuple[list[devexcl_judge.Result
 	bugs = known_bugs(session.args)
 	progress = Progress(bugs)
 	collector = session.collector(image, progress=progress.started, finished=progress.finished,
-				      expected=lambda *test: devexcl_known.find(bugs, *test) is not None)
+				      expected=lambda *test: devexcl_known.find_deadly(bugs, *test) is not None)
 	interrupted = False
 	start = time.monotonic()
 	if session.variant.debug or session.args.subset:

@@ -4,7 +4,8 @@
     pass    it says so, its exit status says so, and the kernel did not complain
     fail    anything else that ended by itself
     skip    the test lacks something that the machine does not have
-    known   fail, crash or hang of a test with a matching row in known-bugs.txt
+    known   fail of a test with a matching row in known-bugs.txt; crash or hang, if
+	    the row says that it may
     fixed   pass of such a test, unless it fails only sometimes, or a row that
 	    matches no test: the row is stale, which fails the run
     crash   the guest did not survive it, twice
@@ -58,10 +59,11 @@ class Result:
 
 def apply_known_bugs(results: Iterable[Result], bugs: list[KnownBug], release: str) -> None:
 	for result in results:
-		bug = devexcl_known.find(bugs, result.name, release)
+		lost = result.verdict in (CRASH, HANG)
+		bug = (devexcl_known.find_deadly if lost else devexcl_known.find)(bugs, result.name, release)
 		if not bug:
 			continue
-		if result.verdict in (FAIL, CRASH, HANG):
+		if lost or result.verdict == FAIL:
 			result.verdict, result.bug = KNOWN, str(bug)
 		elif result.verdict == PASS and bug.is_certain(result.name):
 			result.verdict, result.bug = FIXED, str(bug)

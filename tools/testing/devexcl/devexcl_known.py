@@ -14,8 +14,9 @@ from devexcl_source import version_key
 
 KNOWN_BUGS = HERE / 'known-bugs.txt'
 
-# Before a glob: a race, which the tests lose only sometimes.
+# Before a glob: a race, which the tests lose only sometimes; and a failure that may take the guest with it.
 SOMETIMES = '~'
+DEADLY = '!'
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class KnownBug:
 
 	@property
 	def globs(self) -> list[str]:
-		return [pattern.lstrip(SOMETIMES) for pattern in self.patterns.split()]
+		return [_glob(pattern) for pattern in self.patterns.split()]
 
 	def affects(self, release: str) -> bool:
 		version = version_key(release.split('-')[0])[:3]
@@ -42,8 +43,13 @@ class KnownBug:
 
 	def is_certain(self, name: str) -> bool:
 		"""Does this test fail each time?"""
-		return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns.split()
-			   if not pattern.startswith(SOMETIMES))
+		return any(fnmatch.fnmatchcase(name, _glob(pattern)) for pattern in self.patterns.split()
+			   if SOMETIMES not in _marks(pattern))
+
+	def is_deadly(self, name: str) -> bool:
+		"""May this test crash or hang?"""
+		return any(fnmatch.fnmatchcase(name, _glob(pattern)) for pattern in self.patterns.split()
+			   if DEADLY in _marks(pattern))
 
 	def globs_without_test(self, names: Iterable[str]) -> list[str]:
 		names = list(names)
@@ -53,10 +59,23 @@ class KnownBug:
 		return f'{self.text} ({self.fix})'
 
 
+def _glob(pattern: str) -> str:
+	return pattern.lstrip(SOMETIMES + DEADLY)
+
+
+def _marks(pattern: str) -> str:
+	return pattern[:-len(_glob(pattern))]
+
+
 def find(bugs: Iterable[KnownBug], name: str, release: str) -> Optional[KnownBug]:
 	"""The row that speaks of a test: the first one, but rather one of a failure that is certain."""
 	found = [bug for bug in bugs if bug.concerns(name, release)]
 	return next((bug for bug in found if bug.is_certain(name)), next(iter(found), None))
+
+
+def find_deadly(bugs: Iterable[KnownBug], name: str, release: str) -> Optional[KnownBug]:
+	"""The first row that says of a test that it may crash or hang."""
+	return next((bug for bug in bugs if bug.concerns(name, release) and bug.is_deadly(name)), None)
 
 
 def read_known_bugs(path: Path = KNOWN_BUGS) -> list[KnownBug]:

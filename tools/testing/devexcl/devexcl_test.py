@@ -290,7 +290,6 @@ class KnownBugsTest(QuietTest):
 		bad = attempt('not ok 1 x', code=1)
 		self.assertEqual(self.judge(row, '6.12.1', bad).verdict, 'known')
 		self.assertEqual(self.judge(row, '7.3.4', bad).verdict, 'fail')
-		self.assertEqual(self.judge(row, '6.12.1', attempt(how=CRASH)).verdict, 'known')
 		fixed = self.judge(row, '6.12.1', attempt('ok 1 x'))
 		self.assertEqual((fixed.verdict, fixed.bad), ('fixed', True))
 		self.assertEqual(self.judge(row, '6.12.1', attempt('ok 1 # SKIP no', code=4)).verdict, 'skip')
@@ -302,6 +301,19 @@ class KnownBugsTest(QuietTest):
 		certain = KnownBug('demo.x demo.y', '-', '6.14', 'def', 'text')
 		[result] = devexcl_judge.judge([attempt('ok 1 x')], [row, certain], '6.12.1')
 		self.assertEqual(result.verdict, 'fixed')
+
+	def test_deadly(self) -> None:
+		crash = attempt(how=CRASH)
+		failure = attempt('not ok 1 x', code=1)
+		harmless = KnownBug('demo.x', '-', '6.14', 'abc', 'text')
+		self.assertEqual(self.judge(harmless, '6.12.1', crash).verdict, 'crash')
+		for patterns in ('!demo.x', '~!demo.x', '!~demo.x'):
+			row = KnownBug(patterns, '-', '6.14', 'def', 'text')
+			self.assertEqual(self.judge(row, '6.12.1', crash).verdict, 'known')
+			self.assertEqual(self.judge(row, '6.12.1', failure).verdict, 'known')
+			self.assertEqual(self.judge(row, '7.3.4', crash).verdict, 'crash')
+			[result] = devexcl_judge.judge([crash], [harmless, row], '6.12.1')
+			self.assertEqual((result.verdict, result.bug), ('known', 'text (def)'))
 
 	def test_row_without_a_test(self) -> None:
 		rows = [KnownBug('demo.x ~gone.* demo.z', '-', '6.14', 'abc', 'text'), KnownBug('never', '7.0', '-', 'abc', 'text')]
