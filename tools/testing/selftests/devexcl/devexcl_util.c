@@ -1028,6 +1028,25 @@ int wait_child(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
+extern const char __executable_start[], etext[];
+
+int load_program(void)
+{
+	uintptr_t start = (uintptr_t)__executable_start & -page_size();
+
+	return madvise((void *)start, (uintptr_t)etext - start,
+		       MADV_POPULATE_READ) ? -errno : 0;
+}
+
+void touch_stack(void)
+{
+	char deep[32768];
+	size_t i;
+
+	for (i = 0; i < sizeof(deep); i += 1024)
+		WRITE_MEM(&deep[i], 0);
+}
+
 void progress_open(struct progress *progress)
 {
 	progress->state = open("/proc/thread-self/stat", O_RDONLY | O_CLOEXEC);

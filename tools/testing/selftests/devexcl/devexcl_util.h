@@ -379,6 +379,16 @@ void nap(void);
  */
 int wait_child(pid_t pid);
 
+/*
+ * While somebody has stopped who has the mmap_lock no thread can be made, and
+ * in the middle of a fork() not even a variable be written or a page of the
+ * program be read for the first time. So threads are made before that, have
+ * their stacks, and the program is in memory; system calls are made without the
+ * C library, which notes something for each.
+ */
+int load_program(void);
+void touch_stack(void);
+
 /**
  * struct progress - how far a thread has come, for who waits for that
  * @state: file that tells whether it is asleep; 0 before it is opened

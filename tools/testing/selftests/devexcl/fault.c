@@ -5,6 +5,7 @@
  */
 #include <elf.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -17,6 +18,8 @@
 #define PAGES	4
 #define TARGET	1	/* the page that is touched; the others are neighbours */
 #define ROUNDS	20
+
+#define STOP_SECONDS	60	/* until somebody should have come there */
 
 FIXTURE(fault) {
 	struct dev dev;
@@ -409,6 +412,104 @@ TEST_F(fault, futex_wake_op)
 	expect_one_fault(self);
 	EXPECT_EQ(7, *word);
 	fill_mem(&self->mem);
+	expect_data_and_references(self);
+}
+
+/* Nobody takes a page away before he has said so */
+
+/**
+ * struct move - mremap() to somewhere else, and who looks there
+ * @self: the fixture
+ * @away: where the memory comes to
+ * @ready: who looks is there
+ * @begin: and waits for this
+ * @progress: how far he is
+ * @seen: what he has seen in the page behind the first
+ */
+struct move {
+	FIXTURE_DATA(fault) *self;
+	struct mem away;
+	struct gate ready;
+	struct gate begin;
+	struct progress progress;
+	uint64_t seen;
+};
+
+static bool move_mem(const struct mem *to, const struct mem *from)
+{
+	return mremap(from->p, from->size, to->size,
+		      MREMAP_MAYMOVE | MREMAP_FIXED, to->p) == to->p;
+}
+
+static void *move_away(void *arg)
+{
+	struct move *move = arg;
+
+	return move_mem(&move->away, &move->self->mem) ? NULL : move;
+}
+
+static void *look_there(void *arg)
+{
+	struct move *move = arg;
+
+	touch_stack();
+	progress_open(&move->progress);
+	gate_open(&move->ready);
+	gate_wait(&move->begin);
+	progress_begin(&move->progress);
+	move->seen = READ_MEM(word_of(&move->away, 1));
+	progress_end(&move->progress);
+	return NULL;
+}
+
+/* The device has the first page, and the others are there for the CPU. */
+static void prepare_move(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(fault) *self, struct move *move)
+{
+	size_t page;
+
+	ASSERT_EQ(0, gate_init(&move->ready));
+	ASSERT_EQ(0, gate_init(&move->begin));
+	ASSERT_EQ(0, mem_map(&move->away, PAGES));
+	/* A VMA of its own: none has to be split, which is told as well. */
+	ASSERT_EQ(0, madvise(self->mem.p, self->mem.size, MADV_DONTDUMP));
+	for (page = 0; page < PAGES; page++)
+		READ_MEM(word_of(&self->mem, page));
+	acquire_pages(&self->dev, &self->mem, 0, 1);
+	ASSERT_EQ(0, load_program());
+}
+
+/*
+ * The kernel has begun to tell the device that the memory moves: nothing of it
+ * is at the new place yet, where one could write to what the device has. A page
+ * that is there can be read; else, who reads waits for the end of mremap().
+ */
+TEST_F(fault, told_before_mremap)
+{
+	struct move move = { .self = self };
+	pthread_t mover, looker;
+	void *failed;
+	bool there;
+	int stop;
+
+	prepare_move(_metadata, self, &move);
+	ASSERT_EQ(0, pthread_create(&looker, NULL, look_there, &move));
+	ASSERT_EQ(0, gate_wait(&move.ready));
+	stop = dev_break(&self->dev, DEVEXCL_POINT_INVALIDATE, self->mem.p);
+	ASSERT_LE(0, stop);
+	ASSERT_EQ(0, pthread_create(&mover, NULL, move_away, &move));
+	ASSERT_EQ(0, wait_for_break(stop, STOP_SECONDS));
+	gate_open(&move.begin);
+	there = progress_wait(&move.progress);
+	close(stop);
+	ASSERT_EQ(0, pthread_join(mover, &failed));
+	ASSERT_EQ(0, pthread_join(looker, NULL));
+
+	EXPECT_FALSE(there);
+	ASSERT_EQ(NULL, failed);
+	EXPECT_EQ(pattern_of(&self->mem, 1), move.seen);
+	ASSERT_TRUE(move_mem(&self->mem, &move.away));
+	expect_not_held(&self->dev, &self->mem, 0, PAGES);
 	expect_data_and_references(self);
 }
 

@@ -225,32 +225,6 @@ static char *target(struct order *order)
 
 /* Threads */
 
-/*
- * While somebody has stopped who has the mmap_lock no thread can be made, and
- * in the middle of a fork() not even a variable be written or a page of the
- * program be read for the first time. So threads are made before that, have
- * their stacks, and the program is in memory; system calls are made without the
- * C library, which notes something for each.
- */
-extern const char __executable_start[], etext[];
-
-static const char *load_program(void)
-{
-	uintptr_t start = (uintptr_t)__executable_start & -page_size();
-
-	return must("populate", madvise((void *)start, (uintptr_t)etext - start,
-					MADV_POPULATE_READ));
-}
-
-static void touch_stack(void)
-{
-	char deep[32768];
-	size_t i;
-
-	for (i = 0; i < sizeof(deep); i += 1024)
-		WRITE_MEM(&deep[i], 0);
-}
-
 static void *run_worker(void *arg)
 {
 	struct worker *worker = arg;
@@ -1493,7 +1467,7 @@ static const char *set_up(struct order *order)
 {
 	TRY(map_memory(order));
 	TRY(open_devices(order));
-	TRY(load_program());
+	TRY(must("populate", load_program()));
 	if (order->point->large)
 		TRY(check_large(order));
 	order->word = word_of(&order->mem, TARGET);
