@@ -220,4 +220,64 @@ TEST_F(large, range)
 	expect_data(&self->mem, 0, self->mem.pages);
 }
 
+/* What is not yet one */
+FIXTURE(small) {
+	struct dev dev;
+	struct mem mem;
+};
+
+FIXTURE_SETUP(small)
+{
+	if (!thp_size())
+		SKIP_SETUP("no transparent huge pages");
+	setup_device(_metadata, &self->dev, 0);
+	ASSERT_EQ(0, map_aligned(&self->mem, thp_size()));
+	ASSERT_EQ(0, madvise(self->mem.p, self->mem.size, MADV_NOHUGEPAGE));
+	fill_mem(&self->mem);
+	ASSERT_EQ(0, dev_mirror(&self->dev, self->mem.p, self->mem.size));
+	drain_lru_batches();
+}
+
+FIXTURE_TEARDOWN(small)
+{
+	mem_unmap(&self->mem);
+	dev_close(&self->dev);
+}
+
+/* 0, or a negative errno; memory for the huge page may have to be made. */
+static int collapse(const struct mem *mem)
+{
+	int tries;
+
+	madvise(mem->p, mem->size, MADV_HUGEPAGE);
+	for (tries = 0; tries < TRIES; tries++) {
+		if (!madvise(mem->p, mem->size, MADV_COLLAPSE))
+			return 0;
+		if (errno == EINVAL)
+			break;
+		defragment_memory();
+	}
+	return -errno;
+}
+
+/*
+ * The device has a page that is ordinary, and moves into a huge one: it is
+ * told, or it goes on writing to where the page was.
+ */
+TEST_F(small, told_of_collapse)
+{
+	uint64_t *word = word_of(&self->mem, self->mem.pages / 2);
+	int ret;
+
+	ASSERT_EQ(0, dev_write_word(&self->dev, word, 0x1234));
+	ret = collapse(&self->mem);
+	if (ret == -EINVAL)
+		SKIP(return, "no MADV_COLLAPSE");
+	ASSERT_EQ(0, ret);
+	ASSERT_LT(0, smaps_kb(&self->mem, "AnonHugePages"));
+	EXPECT_EQ(0x1234, READ_MEM(word));
+	ASSERT_EQ(0, dev_write_word(&self->dev, word, 0x5678));
+	EXPECT_EQ(0x5678, READ_MEM(word));
+}
+
 DEVEXCL_TEST_MAIN
