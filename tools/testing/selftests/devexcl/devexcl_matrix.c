@@ -56,6 +56,35 @@ const char *acquire_again(struct cell *cell)
 	return NULL;
 }
 
+/* A pipe with the page in it is somebody who reads it. */
+static const char *write_while_read(struct cell *cell, size_t page, int pipe)
+{
+	uint64_t *word = word_of(&cell->mem, page);
+	struct iovec range = { word, sizeof(*word) };
+	uint64_t value = READ_MEM(word);
+	uint64_t pfn = pagemap_of(word) & PAGEMAP_PFN;
+
+	TRY(must("vmsplice", vmsplice(pipe, &range, 1, 0)));
+	WRITE_MEM(word, value);
+	return (pagemap_of(word) & PAGEMAP_PFN) == pfn ? NULL :
+	       fail("page %zu was copied, as if it was shared", page);
+}
+
+const char *finish_unshared(struct cell *cell)
+{
+	const char *wrong = NULL;
+	int pipe[2];
+	size_t page;
+
+	TRY(must("pipe", pipe2(pipe, O_CLOEXEC)));
+	for (page = 0; page < cell->mem.pages && !wrong; page++)
+		if (cell->held[page])
+			wrong = write_while_read(cell, page, pipe[1]);
+	close(pipe[0]);
+	close(pipe[1]);
+	return wrong;
+}
+
 const char *act_nothing(struct cell *cell)
 {
 	(void)cell;

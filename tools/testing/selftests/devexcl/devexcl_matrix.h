@@ -300,6 +300,12 @@ const char *check_uffd_protection(struct cell *cell, bool on);
 /* For @finish: all have been read since then. */
 const char *finish_uffd_protected(struct cell *cell);
 
+/*
+ * For @finish: the pages that the device had belong to this process alone, and
+ * mm knows: it does not copy one that is written to while somebody reads it.
+ */
+const char *finish_unshared(struct cell *cell);
+
 /* Operations that many rows share. */
 const char *act_nothing(struct cell *cell);
 /* madvise(target, @arg) */

@@ -812,6 +812,7 @@ static const struct operation ops[] = {
 		.name = "soft_offline_frame",
 		.prepare = prepare_offline,
 		.act = act_soft_offline,
+		.finish = finish_unshared,
 		.expect = MUST_MOVE,
 		.except = NOT_ALL_ALIKE,
 	}, {

@@ -590,6 +590,7 @@ static const struct operation ops[] = {
 		.name = "memory_reclaim_lru",
 		.prepare = prepare_lru,
 		.act = act_memory_reclaim,
+		.finish = finish_unshared,
 		.expect_for = expect_reclaimed,
 		.except = { TRAIT_MOVING | TRAIT_ALIKE | TRAIT_PMD_SIZE,
 			    "it takes long; others are like it" },
