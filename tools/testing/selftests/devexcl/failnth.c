@@ -614,6 +614,8 @@ static const char *make_huge(struct try *try)
 	try->mem.pages = PAGES;
 	try->mem.size = PAGES * page_size();
 	fill_mem(&try->mem);
+	/* khugepaged would take exclusive pages for what is in swap. */
+	madvise(p, try->area.size, MADV_NOHUGEPAGE);
 	if (!smaps_kb(&try->area, "AnonHugePages"))
 		return skip("no huge page was to be had");
 	return NULL;

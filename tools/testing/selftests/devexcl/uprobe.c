@@ -187,12 +187,16 @@ static void *acquire_and_add(void *arg)
 	uint64_t *data = acquirer->self->data;
 	struct dev *dev = &acquirer->self->dev;
 	char *page = acquirer->self->mem.p;
+	unsigned int tries = 10;
 	int ret;
 
 	ret = wait_for_break(acquirer->stopped, SECONDS);
 	progress_begin(&acquirer->progress);
-	ret = ret ?: dev_acquire_one(dev, page);
-	acquirer->ret = ret ?: dev_add(dev, data, 1, NULL);
+	/* Until it is used the kernel may take it back. */
+	do
+		acquirer->ret = ret ?: dev_acquire_one(dev, page) ?:
+				dev_add(dev, data, 1, NULL);
+	while (acquirer->ret == -EACCES && --tries);
 	progress_end(&acquirer->progress);
 	return NULL;
 }
