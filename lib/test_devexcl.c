@@ -732,15 +732,15 @@ static int devexcl_table_reserve(struct devexcl_mirror_range *mirror,
 	return 0;
 }
 
-/* An entry is about to be replaced, not dropped. */
-static void devexcl_pte_uncount(struct devexcl_ctx *ctx, unsigned long old)
+/* An entry is about to be replaced or dropped. */
+static void devexcl_pte_uncount(struct devexcl_ctx *ctx, unsigned long pte)
 {
-	if (old & DEVEXCL_PTE_KEPT)
-		put_page(devexcl_pte_page(old));
-	if (old & DEVEXCL_PTE_EXCLUSIVE)
+	if (pte & DEVEXCL_PTE_EXCLUSIVE)
 		atomic64_dec(&ctx->held);
 	else
 		atomic64_dec(&ctx->mapped);
+	if (pte & DEVEXCL_PTE_KEPT)
+		put_page(devexcl_pte_page(pte));
 }
 
 static void devexcl_pte_install(struct devexcl_mirror_range *mirror,
@@ -793,13 +793,7 @@ static void devexcl_pte_drop(struct devexcl_mirror_range *mirror,
 	    (folio_test_anon(folio) || !(*pte & DEVEXCL_PTE_KEPT)))
 		devexcl_mark_dirty(ctx, folio);
 
-	if (*pte & DEVEXCL_PTE_EXCLUSIVE)
-		atomic64_dec(&ctx->held);
-	else
-		atomic64_dec(&ctx->mapped);
-
-	if (*pte & DEVEXCL_PTE_KEPT)
-		folio_put(folio);
+	devexcl_pte_uncount(ctx, *pte);
 	*pte = 0;
 }
 
