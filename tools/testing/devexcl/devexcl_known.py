@@ -30,8 +30,14 @@ class KnownBug:
 	text: str
 
 	@property
-	def globs(self) -> list[str]:
-		return [_glob(pattern) for pattern in self.patterns.split()]
+	def marked(self) -> list[tuple[str, str]]:
+		"""Each glob, behind the marks before it."""
+		globs = ((pattern.lstrip(SOMETIMES + DEADLY), pattern) for pattern in self.patterns.split())
+		return [(pattern[:-len(glob)], glob) for glob, pattern in globs]
+
+	def marks(self, name: str) -> list[str]:
+		"""Those of each glob that speaks of this test."""
+		return [marks for marks, glob in self.marked if fnmatch.fnmatchcase(name, glob)]
 
 	def affects(self, release: str) -> bool:
 		version = version_key(release.split('-')[0])[:3]
@@ -39,32 +45,22 @@ class KnownBug:
 			    or self.last != '-' and version[:len(version_key(self.last))] > version_key(self.last))
 
 	def concerns(self, name: str, release: str) -> bool:
-		return any(fnmatch.fnmatchcase(name, glob) for glob in self.globs) and self.affects(release)
+		return bool(self.marks(name)) and self.affects(release)
 
 	def is_certain(self, name: str) -> bool:
 		"""Does this test fail each time?"""
-		return any(fnmatch.fnmatchcase(name, _glob(pattern)) for pattern in self.patterns.split()
-			   if SOMETIMES not in _marks(pattern))
+		return any(SOMETIMES not in marks for marks in self.marks(name))
 
 	def is_deadly(self, name: str) -> bool:
 		"""May this test crash or hang?"""
-		return any(fnmatch.fnmatchcase(name, _glob(pattern)) for pattern in self.patterns.split()
-			   if DEADLY in _marks(pattern))
+		return any(DEADLY in marks for marks in self.marks(name))
 
 	def globs_without_test(self, names: Iterable[str]) -> list[str]:
 		names = list(names)
-		return [glob for glob in self.globs if not fnmatch.filter(names, glob)]
+		return [glob for _, glob in self.marked if not fnmatch.filter(names, glob)]
 
 	def __str__(self) -> str:
 		return f'{self.text} ({self.fix})'
-
-
-def _glob(pattern: str) -> str:
-	return pattern.lstrip(SOMETIMES + DEADLY)
-
-
-def _marks(pattern: str) -> str:
-	return pattern[:-len(_glob(pattern))]
 
 
 def find(bugs: Iterable[KnownBug], name: str, release: str) -> Optional[KnownBug]:
