@@ -13,7 +13,6 @@
 #define TARGET		1	/* the page that all want */
 
 #define ROUNDS		100	/* of who works in turn */
-#define STOP_SECONDS	60	/* until somebody should have come there */
 
 FIXTURE(contend) {
 	struct dev a;

@@ -169,6 +169,8 @@ int dev_cancel(struct dev *dev, uint32_t job);
 int dev_break(struct dev *dev, unsigned int point, const void *p);
 /* Wait until somebody has stopped: 0, or -ETIME after @seconds. */
 int wait_for_break(int fd, unsigned int seconds);
+/* Until somebody should have come there. */
+#define STOP_SECONDS	60
 
 /* Say in the kernel log which test is running. */
 void mark_kernel_log(const char *name);

@@ -11,7 +11,6 @@
 #include "devexcl_test.h"
 
 #define PAGES		4
-#define SECONDS		60	/* until something should have happened */
 
 FIXTURE(driver) {
 	struct dev dev;
@@ -98,7 +97,7 @@ static int start_writer(struct writer *writer, unsigned int point)
 	if (writer->stop < 0)
 		return writer->stop;
 	ret = -pthread_create(&writer->thread, NULL, run_writer, writer);
-	for (seconds = 0; !ret && seconds < SECONDS; seconds++) {
+	for (seconds = 0; !ret && seconds < STOP_SECONDS; seconds++) {
 		ret = wait_for_break(writer->stop, 1);
 		/* A broken driver may never get there. */
 		if (ret != -ETIME ||

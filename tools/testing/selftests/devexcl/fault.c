@@ -19,8 +19,6 @@
 #define TARGET	1	/* the page that is touched; the others are neighbours */
 #define ROUNDS	20
 
-#define STOP_SECONDS	60	/* until somebody should have come there */
-
 FIXTURE(fault) {
 	struct dev dev;
 	struct mem mem;

@@ -18,7 +18,6 @@
 #define FIRST	1	/* where a part of the memory begins */
 #define PART	2	/* and how many pages it has */
 #define CYCLES	50
-#define STOP_SECONDS	60	/* until somebody should have come there */
 
 #define PROT_RW	(PROT_READ | PROT_WRITE)
 

@@ -20,7 +20,6 @@
 #include "devexcl_test.h"
 
 #define UPROBE_TYPE	"/sys/bus/event_source/devices/uprobe/type"
-#define SECONDS		60	/* until something should have happened */
 
 #define X86_NOP		0x90
 #define X86_RET		0xc3
@@ -190,7 +189,7 @@ static void *acquire_and_add(void *arg)
 	unsigned int tries = 10;
 	int ret;
 
-	ret = wait_for_break(acquirer->stopped, SECONDS);
+	ret = wait_for_break(acquirer->stopped, STOP_SECONDS);
 	progress_begin(&acquirer->progress);
 	/* Until it is used the kernel may take it back. */
 	do
