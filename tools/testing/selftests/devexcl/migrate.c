@@ -741,6 +741,10 @@ static const char *act_balance(struct cell *cell)
 #define MUST_MOVE							\
 	{ TAKEN, CAUSE(CLEAR), ENTRY_IS(PRESENT), DATA_KEPT,		\
 	  .splits = SPLITS_FOLIO }
+/* The device lets go when they are protected, before they move. */
+#define MOVE_PROTECTED							\
+	{ TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),			\
+	  ENTRY_IS(PRESENT), DATA_KEPT, .splits = SPLITS_FOLIO }
 #define NO_MOVING_TARGET						\
 	{ TRAIT_MOVING, "somebody else moves it already" }
 #define NOT_ALL_ALIKE							\
@@ -820,9 +824,7 @@ static const struct operation ops[] = {
 		.prepare = prepare_protected,
 		.act = act_move_protected,
 		.finish = finish_uffd_protected,
-		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
-			    ENTRY_IS(PRESENT), DATA_KEPT,
-			    .splits = SPLITS_FOLIO },
+		.expect = MOVE_PROTECTED,
 		.needs = TYPICAL_ONLY,
 	}, {
 		.name = "access_protected",
@@ -830,9 +832,7 @@ static const struct operation ops[] = {
 		.arg = UFFD_ACCESS,
 		.act = act_move_protected,
 		.finish = finish_uffd_protected,
-		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
-			    ENTRY_IS(PRESENT), DATA_KEPT,
-			    .splits = SPLITS_FOLIO },
+		.expect = MOVE_PROTECTED,
 		.needs = TYPICAL_ONLY,
 	}, {
 		.name = "rolled_back",

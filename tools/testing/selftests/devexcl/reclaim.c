@@ -585,6 +585,11 @@ static struct expect expect_reclaimed(const struct cell *cell)
 #define TYPICAL_ONLY	{ TRAIT_TYPICAL, "it takes long; others are like these" }
 #define SMALL_ONLY	{ TRAIT_LARGE, "not about large folios" }
 
+/* The device lets go when they are protected, before they go to swap. */
+#define SWAP_PROTECTED							\
+	{ TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),			\
+	  ENTRY_IS(SWAP), DATA_KEPT, .neighbours_too = true }
+
 static const struct operation ops[] = {
 	{
 		.name = "memory_reclaim_lru",
@@ -613,9 +618,7 @@ static const struct operation ops[] = {
 		.prepare = prepare_protected,
 		.act = act_reclaim_protected,
 		.finish = finish_uffd_protected,
-		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
-			    ENTRY_IS(SWAP), DATA_KEPT,
-			    .neighbours_too = true },
+		.expect = SWAP_PROTECTED,
 		.needs = TYPICAL_ONLY,
 		.except = SMALL_ONLY,
 	}, {
@@ -624,9 +627,7 @@ static const struct operation ops[] = {
 		.arg = UFFD_ACCESS,
 		.act = act_reclaim_protected,
 		.finish = finish_uffd_protected,
-		.expect = { TAKEN, CAUSE(PROTECTION_VMA) | CAUSE(CLEAR),
-			    ENTRY_IS(SWAP), DATA_KEPT,
-			    .neighbours_too = true },
+		.expect = SWAP_PROTECTED,
 		.needs = TYPICAL_ONLY,
 		.except = SMALL_ONLY,
 	}, {
