@@ -31,7 +31,6 @@ static uint64_t frame_of(const struct cell *cell, size_t page)
 	       (word & PAGEMAP_PRESENT ? 0 : SWAP_TYPE_BITS);
 }
 
-/* One of the kernel's arrays of 64-bit words. */
 /* Let somebody look at each page that the device holds. */
 static const char *look_at_held(struct cell *cell,
 				const char *(*look)(struct cell *cell,
