@@ -320,7 +320,8 @@ def as_json(samples: Samples, ratios: Sequence[Ratio], facts: Mapping[str, str])
 			    for (figure, series, x), why in samples.skipped.items()],
 		'ratios': [{'name': ratio.name, 'value': ratio.spread.median, 'low': ratio.spread.low,
 			    'high': ratio.spread.high,
-			    **({'at_most': ratio.at_most} if ratio.at_most is not None else {'at_least': ratio.at_least}),
+			    **({'at_most': ratio.at_most} if ratio.at_most is not None else {}),
+			    **({'at_least': ratio.at_least} if ratio.at_least is not None else {}),
 			    **({'reached': ratio.reached} if ratio.has_target else {})} for ratio in ratios],
 	}
 

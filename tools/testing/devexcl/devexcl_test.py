@@ -1470,6 +1470,8 @@ class BenchTest(QuietTest):
 		self.assertEqual(len(told['figures']['acquire-base']['series']['ours']['4096']['rounds']), 5)
 		self.assertEqual([ratio['name'] for ratio in told['ratios'] if ratio.get('reached') is False],
 				 ['acquire 4096 base pages: ours / floor'])
+		bound = next(ratio for ratio in told['ratios'] if 'threads' in ratio['name'])
+		self.assertEqual(set(bound), {'name', 'value', 'low', 'high'})
 
 	def test_plots(self) -> None:
 		devexcl_bench.report(self.samples(), self.FACTS, self.folder)
