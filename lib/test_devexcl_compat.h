@@ -149,4 +149,186 @@ static inline int devexcl_folio_mapcount(struct folio *folio)
 }
 #endif
 
+/* The aperture */
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+static inline void devexcl_vm_flags_mod(struct vm_area_struct *vma,
+					unsigned long set, unsigned long clear)
+{
+	vm_flags_mod(vma, set, clear);
+}
+#else
+static inline void devexcl_vm_flags_mod(struct vm_area_struct *vma,
+					unsigned long set, unsigned long clear)
+{
+	vma->vm_flags = (vma->vm_flags | set) & ~clear;
+}
+#endif
+
+/* Up to 6.16 a page frame number was wrapped, with flags, for some. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+#define devexcl_pfn(pfn)	(pfn)
+#else
+#include <linux/pfn_t.h>
+#define devexcl_pfn(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
+#endif
+
+#define DEVEXCL_INSERTS_ALWAYS						\
+	(BIT(DEVEXCL_INSERT_NONE) | BIT(DEVEXCL_INSERT_PFN) |		\
+	 BIT(DEVEXCL_INSERT_PFN_PROT) | BIT(DEVEXCL_INSERT_MIXED) |	\
+	 BIT(DEVEXCL_INSERT_PAGE) | BIT(DEVEXCL_INSERT_PAGES))
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+#define DEVEXCL_INSERTS_MIXED						\
+	(BIT(DEVEXCL_INSERT_MIXED_PROT) | BIT(DEVEXCL_INSERT_MIXED_MKWRITE))
+
+static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
+						   unsigned long addr,
+						   unsigned long pfn,
+						   pgprot_t prot)
+{
+	return vmf_insert_mixed_prot(vma, addr, devexcl_pfn(pfn), prot);
+}
+
+static inline vm_fault_t
+devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long pfn)
+{
+	return vmf_insert_mixed_mkwrite(vma, addr, devexcl_pfn(pfn));
+}
+#else
+/* The one is gone, the other is not exported any more. */
+#define DEVEXCL_INSERTS_MIXED	0
+
+static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
+						   unsigned long addr,
+						   unsigned long pfn,
+						   pgprot_t prot)
+{
+	return VM_FAULT_SIGBUS;
+}
+
+static inline vm_fault_t
+devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long pfn)
+{
+	return VM_FAULT_SIGBUS;
+}
+#endif
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#define DEVEXCL_INSERTS_PAGE	BIT(DEVEXCL_INSERT_PAGE_MKWRITE)
+
+static inline vm_fault_t devexcl_insert_page_mkwrite(struct vm_fault *vmf,
+						     struct page *page)
+{
+	return vmf_insert_page_mkwrite(vmf, page, true);
+}
+#else
+#define DEVEXCL_INSERTS_PAGE	0
+
+static inline vm_fault_t devexcl_insert_page_mkwrite(struct vm_fault *vmf,
+						     struct page *page)
+{
+	return VM_FAULT_SIGBUS;
+}
+#endif
+
+/*
+ * Up to 6.6 only DAX mappings get huge faults. Up to 6.11 a huge entry cannot
+ * say that it is special.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 12, 0)
+#define DEVEXCL_INSERTS_PFN_PMD	BIT(DEVEXCL_INSERT_PFN_PMD)
+#define DEVEXCL_CAPS_PMD	DEVEXCL_APERTURE_CAP_PMD_SPECIAL
+
+static inline bool devexcl_pmd_special(pmd_t pmd)
+{
+	return pmd_special(pmd);
+}
+
+static inline vm_fault_t devexcl_insert_pfn_pmd(struct vm_fault *vmf,
+						unsigned long pfn, bool write)
+{
+	return vmf_insert_pfn_pmd(vmf, devexcl_pfn(pfn), write);
+}
+#else
+#define DEVEXCL_INSERTS_PFN_PMD	0
+#define DEVEXCL_CAPS_PMD	0ULL
+
+static inline bool devexcl_pmd_special(pmd_t pmd)
+{
+	return false;
+}
+
+static inline vm_fault_t devexcl_insert_pfn_pmd(struct vm_fault *vmf,
+						unsigned long pfn, bool write)
+{
+	return VM_FAULT_FALLBACK;
+}
+#endif
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
+#define DEVEXCL_INSERTS_FOLIO_PMD	BIT(DEVEXCL_INSERT_FOLIO_PMD)
+
+static inline vm_fault_t devexcl_insert_folio_pmd(struct vm_fault *vmf,
+						  struct folio *folio,
+						  bool write)
+{
+	return vmf_insert_folio_pmd(vmf, folio, write);
+}
+#else
+#define DEVEXCL_INSERTS_FOLIO_PMD	0
+
+static inline vm_fault_t devexcl_insert_folio_pmd(struct vm_fault *vmf,
+						  struct folio *folio,
+						  bool write)
+{
+	return VM_FAULT_FALLBACK;
+}
+#endif
+
+#define DEVEXCL_APERTURE_INSERTS					\
+	(DEVEXCL_INSERTS_ALWAYS | DEVEXCL_INSERTS_MIXED |		\
+	 DEVEXCL_INSERTS_PAGE | DEVEXCL_INSERTS_PFN_PMD |		\
+	 DEVEXCL_INSERTS_FOLIO_PMD)
+
+/* The hook was given the order of the page from 6.6 on. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#define devexcl_fault_order_t			unsigned int
+#define devexcl_fault_is_pmd(order)		((order) == PMD_SHIFT - PAGE_SHIFT)
+#else
+#define devexcl_fault_order_t			enum page_entry_size
+#define devexcl_fault_is_pmd(order)		((order) == PE_SIZE_PMD)
+#endif
+
+/* From 6.11 on mm knows where the zero page may be mapped, and counts it not. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+#define DEVEXCL_CAPS_ZERO						\
+	(DEVEXCL_APERTURE_CAP_ZERO_CHECKED |				\
+	 DEVEXCL_APERTURE_CAP_ZERO_UNCOUNTED)
+#else
+#define DEVEXCL_CAPS_ZERO	0ULL
+#endif
+
+/* A name has changed: the bit has a second use. */
+#ifdef CONFIG_USERFAULTFD_RWP
+#define devexcl_pte_uffd_wp(pte)	pte_uffd(pte)
+#define devexcl_pmd_uffd_wp(pmd)	pmd_uffd(pmd)
+#else
+#define devexcl_pte_uffd_wp(pte)	pte_uffd_wp(pte)
+#define devexcl_pmd_uffd_wp(pmd)	pmd_uffd_wp(pmd)
+#endif
+
+/* mmap_prepare() of a driver can have all its mapping done for it. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define DEVEXCL_HAS_MMAP_PREPARE
+#define DEVEXCL_CAPS_PREPARE	DEVEXCL_APERTURE_CAP_PREPARE
+#else
+#define DEVEXCL_CAPS_PREPARE	0ULL
+#endif
+
+#define DEVEXCL_APERTURE_CAPS						\
+	(DEVEXCL_CAPS_PMD | DEVEXCL_CAPS_ZERO | DEVEXCL_CAPS_PREPARE)
+
 #endif /* _TEST_DEVEXCL_COMPAT_H */

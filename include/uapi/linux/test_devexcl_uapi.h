@@ -938,4 +938,539 @@ struct devexcl_event {
 	__aligned_u64 lost;
 };
 
+/*
+ * The aperture
+ *
+ * A second device, /dev/devexcl_aperture: memory of the device, and system
+ * memory that it manages, mapped into processes with mmap() as graphics
+ * drivers, perf and others do it. It chooses page by page which of the kernel's
+ * functions puts a page into an address space, and with which protection.
+ *
+ * An open file is a context. It owns objects, which live until the file's last
+ * user is gone; a mapping is such a user. Any process that has the file may use
+ * it. The same rules as above hold for structures and errors; nothing here is
+ * bound to an address space, but INSPECT looks at the caller's.
+ *
+ * /dev/devexcl_aperture_prepare is the same device behind the newer hook
+ * (mmap_prepare), on kernels that have it for this purpose.
+ */
+#define DEVEXCL_APERTURE_INFO		_IO(DEVEXCL_IOC_TYPE, 0x40)
+#define DEVEXCL_APERTURE_CREATE		_IO(DEVEXCL_IOC_TYPE, 0x41)
+#define DEVEXCL_APERTURE_POLICY		_IO(DEVEXCL_IOC_TYPE, 0x42)
+#define DEVEXCL_APERTURE_MOVE		_IO(DEVEXCL_IOC_TYPE, 0x43)
+#define DEVEXCL_APERTURE_ZAP		_IO(DEVEXCL_IOC_TYPE, 0x44)
+#define DEVEXCL_APERTURE_CLEAN		_IO(DEVEXCL_IOC_TYPE, 0x45)
+#define DEVEXCL_APERTURE_PAGES		_IO(DEVEXCL_IOC_TYPE, 0x46)
+#define DEVEXCL_APERTURE_COPY		_IO(DEVEXCL_IOC_TYPE, 0x47)
+#define DEVEXCL_APERTURE_INJECT		_IO(DEVEXCL_IOC_TYPE, 0x48)
+#define DEVEXCL_APERTURE_INSPECT	_IO(DEVEXCL_IOC_TYPE, 0x49)
+
+/**
+ * enum devexcl_placement - where an object's memory is
+ * @DEVEXCL_PLACE_SYSTEM: system memory, single pages
+ * @DEVEXCL_PLACE_BUFFER: system memory, contiguous, as a kernel buffer is;
+ *	single pages all the same
+ * @DEVEXCL_PLACE_FOLIO: one large folio of system memory, as large as what one
+ *	entry of a page middle directory maps
+ * @DEVEXCL_PLACE_IO: memory of the device, contiguous: see &enum devexcl_io
+ * @DEVEXCL_PLACE_NR: number of placements
+ *
+ * BUFFER and IO are aligned to their size, up to that of a huge page.
+ */
+enum devexcl_placement {
+	DEVEXCL_PLACE_SYSTEM	= 0,
+	DEVEXCL_PLACE_BUFFER	= 1,
+	DEVEXCL_PLACE_FOLIO	= 2,
+	DEVEXCL_PLACE_IO	= 3,
+	DEVEXCL_PLACE_NR	= 4,
+};
+
+/**
+ * enum devexcl_io - what DEVEXCL_PLACE_IO is on this machine
+ * @DEVEXCL_IO_STANDIN: reserved pages of system memory, for want of a device
+ * @DEVEXCL_IO_BAR: memory of a PCI device, which has no struct pages
+ */
+enum devexcl_io {
+	DEVEXCL_IO_STANDIN	= 0,
+	DEVEXCL_IO_BAR		= 1,
+};
+
+/**
+ * enum devexcl_caching - how the CPU caches a page
+ * @DEVEXCL_CACHING_WB: write-back
+ * @DEVEXCL_CACHING_WC: write-combining
+ * @DEVEXCL_CACHING_UC: uncached
+ * @DEVEXCL_CACHING_OTHER: something else; output only
+ * @DEVEXCL_CACHING_NR: number of modes
+ */
+enum devexcl_caching {
+	DEVEXCL_CACHING_WB	= 0,
+	DEVEXCL_CACHING_WC	= 1,
+	DEVEXCL_CACHING_UC	= 2,
+	DEVEXCL_CACHING_OTHER	= 3,
+	DEVEXCL_CACHING_NR	= 4,
+};
+
+/**
+ * enum devexcl_vma - what kind of special mapping mmap() makes
+ * @DEVEXCL_VMA_PLAIN: whatever the insert function makes of it by itself
+ * @DEVEXCL_VMA_PFN: VM_PFNMAP, whose entries have no struct page to mm
+ * @DEVEXCL_VMA_MIXED: VM_MIXEDMAP, where that depends on the entry
+ * @DEVEXCL_VMA_NR: number of kinds
+ */
+enum devexcl_vma {
+	DEVEXCL_VMA_PLAIN	= 0,
+	DEVEXCL_VMA_PFN		= 1,
+	DEVEXCL_VMA_MIXED	= 2,
+	DEVEXCL_VMA_NR		= 3,
+};
+
+/**
+ * enum devexcl_map - what mmap() itself inserts
+ * @DEVEXCL_MAP_FAULT: nothing: pages are inserted when they are touched
+ * @DEVEXCL_MAP_INSERT_PAGE: vm_insert_page(), page by page
+ * @DEVEXCL_MAP_INSERT_PAGES: vm_insert_pages()
+ * @DEVEXCL_MAP_PAGES: vm_map_pages()
+ * @DEVEXCL_MAP_PAGES_ZERO: vm_map_pages_zero(): from the object's first page on
+ *	whatever the offset
+ * @DEVEXCL_MAP_REMAP_PFN: remap_pfn_range(), in parts
+ * @DEVEXCL_MAP_IOMAP: vm_iomap_memory()
+ * @DEVEXCL_MAP_NR: number of ways
+ *
+ * Through /dev/devexcl_aperture_prepare there are FAULT, INSERT_PAGES
+ * (mmap_action_map_kernel_pages_full()), REMAP_PFN (mmap_action_remap_full())
+ * and IOMAP (mmap_action_ioremap_full()); the others are EOPNOTSUPP there.
+ */
+enum devexcl_map {
+	DEVEXCL_MAP_FAULT		= 0,
+	DEVEXCL_MAP_INSERT_PAGE		= 1,
+	DEVEXCL_MAP_INSERT_PAGES	= 2,
+	DEVEXCL_MAP_PAGES		= 3,
+	DEVEXCL_MAP_PAGES_ZERO		= 4,
+	DEVEXCL_MAP_REMAP_PFN		= 5,
+	DEVEXCL_MAP_IOMAP		= 6,
+	DEVEXCL_MAP_NR			= 7,
+};
+
+/**
+ * enum devexcl_insert - how a page is inserted when it is touched
+ * @DEVEXCL_INSERT_NONE: not at all: SIGBUS
+ * @DEVEXCL_INSERT_PFN: vmf_insert_pfn()
+ * @DEVEXCL_INSERT_PFN_PROT: vmf_insert_pfn_prot()
+ * @DEVEXCL_INSERT_MIXED: vmf_insert_mixed()
+ * @DEVEXCL_INSERT_MIXED_PROT: vmf_insert_mixed_prot()
+ * @DEVEXCL_INSERT_MIXED_MKWRITE: vmf_insert_mixed_mkwrite(), for a read as for
+ *	a write
+ * @DEVEXCL_INSERT_PAGE: vm_insert_page()
+ * @DEVEXCL_INSERT_PAGES: vm_insert_pages(), this page and those that follow
+ * @DEVEXCL_INSERT_PAGE_MKWRITE: vmf_insert_page_mkwrite(), writable
+ * @DEVEXCL_INSERT_PFN_PMD: vmf_insert_pfn_pmd(); where that does not fit,
+ *	vmf_insert_pfn()
+ * @DEVEXCL_INSERT_FOLIO_PMD: vmf_insert_folio_pmd(); where that does not fit,
+ *	vm_insert_page()
+ * @DEVEXCL_INSERT_NR: number of ways
+ *
+ * PFN, PFN_PROT and PFN_PMD are for DEVEXCL_VMA_PFN, all others for PLAIN and
+ * MIXED; but PFN and PFN_PROT may be used with MIXED on memory that has no
+ * struct pages, and MIXED* of a page that is not the zero page, PAGE and PAGES
+ * not with PLAIN. What does not fit is SIGBUS. The *MKWRITE ones are
+ * SIGBUS on private mappings.
+ */
+enum devexcl_insert {
+	DEVEXCL_INSERT_NONE		= 0,
+	DEVEXCL_INSERT_PFN		= 1,
+	DEVEXCL_INSERT_PFN_PROT		= 2,
+	DEVEXCL_INSERT_MIXED		= 3,
+	DEVEXCL_INSERT_MIXED_PROT	= 4,
+	DEVEXCL_INSERT_MIXED_MKWRITE	= 5,
+	DEVEXCL_INSERT_PAGE		= 6,
+	DEVEXCL_INSERT_PAGES		= 7,
+	DEVEXCL_INSERT_PAGE_MKWRITE	= 8,
+	DEVEXCL_INSERT_PFN_PMD		= 9,
+	DEVEXCL_INSERT_FOLIO_PMD	= 10,
+	DEVEXCL_INSERT_NR		= 11,
+};
+
+/* What this kernel can do (struct devexcl_aperture_info.caps). */
+/* Functions that insert pages check where the zero page may be mapped. */
+#define DEVEXCL_APERTURE_CAP_ZERO_CHECKED	(1ULL << 0)
+/* Mappings of the zero page are not counted, by whatever they are made. */
+#define DEVEXCL_APERTURE_CAP_ZERO_UNCOUNTED	(1ULL << 1)
+/* DEVEXCL_APERTURE_CLEAN works. */
+#define DEVEXCL_APERTURE_CAP_CLEAN		(1ULL << 2)
+/* A huge entry says that mm must not look for a struct page. */
+#define DEVEXCL_APERTURE_CAP_PMD_SPECIAL	(1ULL << 3)
+/* /dev/devexcl_aperture_prepare is there. */
+#define DEVEXCL_APERTURE_CAP_PREPARE		(1ULL << 4)
+/* An entry's caching mode follows what the kernel knows of the memory. */
+#define DEVEXCL_APERTURE_CAP_PAT		(1ULL << 5)
+
+/**
+ * struct devexcl_aperture_info - DEVEXCL_APERTURE_INFO: device and kernel
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @abi_version: out: DEVEXCL_ABI_VERSION of the module
+ * @page_size: out: bytes
+ * @pmd_pages: out: pages that one huge entry maps
+ * @max_objects: out: objects that a context can have
+ * @max_pages: out: pages that an object can have
+ * @max_batch: out: pages that one fault can insert
+ * @max_pause_ms: out: longest pause of a MOVE, milliseconds
+ * @io: out: &enum devexcl_io
+ * @io_pages: out: pages of IO memory that all objects share; 0: no limit but
+ *	memory
+ * @inserts: out: bit n is set if &enum devexcl_insert n is there
+ * @maps: out: bit n is set if &enum devexcl_map n is there, through this file
+ * @broken: out: DEVEXCL_APERTURE_BROKEN_* that INJECT knows
+ * @caps: out: DEVEXCL_APERTURE_CAP_*
+ */
+struct devexcl_aperture_info {
+	__u32 size;
+	__u32 flags;
+	__u32 abi_version;
+	__u32 page_size;
+	__u32 pmd_pages;
+	__u32 max_objects;
+	__u32 max_pages;
+	__u32 max_batch;
+	__u32 max_pause_ms;
+	__u32 io;
+	__u32 io_pages;
+	__u32 inserts;
+	__u32 maps;
+	__u32 broken;
+	__aligned_u64 caps;
+};
+
+/* Mappings have VM_IO: mm leaves them alone. */
+#define DEVEXCL_CREATE_VM_IO		(1U << 0)
+/* The mapping has a page_mkwrite hook. */
+#define DEVEXCL_CREATE_PAGE_MKWRITE	(1U << 1)
+/* The mapping has a pfn_mkwrite hook. */
+#define DEVEXCL_CREATE_PFN_MKWRITE	(1U << 2)
+/* Mappings can never be made writable: a writable one is refused (EPERM). */
+#define DEVEXCL_CREATE_READ_ONLY	(1U << 3)
+
+/**
+ * struct devexcl_aperture_create - DEVEXCL_APERTURE_CREATE: a new object
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_CREATE_*
+ * @pages: in: how many, from 1 to max_pages; FOLIO: pmd_pages
+ * @placement: in: &enum devexcl_placement
+ * @caching: in: &enum devexcl_caching of the memory; FOLIO: WB
+ * @vma: in: &enum devexcl_vma
+ * @map: in: &enum devexcl_map
+ * @vma_caching: in: &enum devexcl_caching that mappings are given as a whole
+ *	(vm_page_prot)
+ * @batch: in: pages that a fault inserts at most, from the one that was touched
+ *	on; from 1 to max_batch
+ * @part: in: REMAP_PFN: pages that are mapped by one call; 0: all. Else 0
+ * @id: out: number of the object
+ * @reserved: must be 0
+ * @offset: out: mmap() it at this offset of the file, or further in
+ *
+ * The memory is zero. All pages have DEVEXCL_INSERT_NONE, the object's caching,
+ * the mapping's protection, and allow writing.
+ *
+ * Errors: ENOSPC if there are max_objects, or IO memory is used up;
+ * EOPNOTSUPP for what this kernel lacks, and for a FOLIO that is not WB; EINVAL
+ * for a @map that does not go with @vma.
+ *
+ * mmap(): ENXIO if no object is there, or it ends before the mapping does;
+ * EPERM for a writable mapping of a READ_ONLY object; EINVAL for a private
+ * writable mapping with DEVEXCL_VMA_PFN unless REMAP_PFN or IOMAP makes it, and
+ * for pages that @map cannot take; EACCES if the kernel would let the zero
+ * page be written to; EIO if INJECT said so; else what the kernel's function
+ * answers.
+ */
+struct devexcl_aperture_create {
+	__u32 size;
+	__u32 flags;
+	__u32 pages;
+	__u32 placement;
+	__u32 caching;
+	__u32 vma;
+	__u32 map;
+	__u32 vma_caching;
+	__u32 batch;
+	__u32 part;
+	__u32 id;
+	__u32 reserved;
+	__aligned_u64 offset;
+};
+
+/* This page is the zero page; the object's own page is not used. */
+#define DEVEXCL_POLICY_ZERO		(1U << 0)
+/* The entry is read-only whatever the mapping is. Needs a *_PROT insert. */
+#define DEVEXCL_POLICY_READ_ONLY	(1U << 1)
+/* The mkwrite hooks answer SIGBUS. */
+#define DEVEXCL_POLICY_REFUSE_WRITE	(1U << 2)
+
+/**
+ * struct devexcl_aperture_policy - DEVEXCL_APERTURE_POLICY: what pages are like
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_POLICY_*
+ * @id: in: the object
+ * @first: in: first page
+ * @count: in: pages
+ * @insert: in: &enum devexcl_insert
+ * @caching: in: &enum devexcl_caching of these pages. IO memory and a FOLIO
+ *	have one for all pages, which MOVE changes
+ * @reserved: must be 0
+ *
+ * The pages are unmapped everywhere, but private copies of them stay, and so
+ * do the entries that remap_pfn_range() made in private mappings: mm cannot find
+ * them by their offset in the file.
+ *
+ * Errors: ENOENT if there is no such object, EINVAL for pages that it has
+ * not, EOPNOTSUPP for what this kernel lacks.
+ */
+struct devexcl_aperture_policy {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 first;
+	__u32 count;
+	__u32 insert;
+	__u32 caching;
+	__u32 reserved;
+};
+
+/* Private copies of the pages are dropped as well. */
+#define DEVEXCL_MOVE_COPIES		(1U << 0)
+
+/**
+ * struct devexcl_aperture_move - DEVEXCL_APERTURE_MOVE: to another placement
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_MOVE_*
+ * @id: in: the object
+ * @placement: in: &enum devexcl_placement
+ * @caching: in: &enum devexcl_caching; all pages have it afterwards
+ * @pause_ms: in: how long to wait between unmapping and copying, at most
+ *	max_pause_ms; faults wait as long
+ *
+ * Entries of the pages are zapped first, then the contents are copied, then
+ * faults find the new placement. The policies stay.
+ *
+ * Errors: ENOENT; ENOSPC; EOPNOTSUPP for an object whose pages are inserted by
+ * mmap() itself, as nobody finds the entries of a mapping that is not complete,
+ * and for what CREATE does not support; EINTR if the caller is killed in the
+ * pause, and nothing was moved; EBUSY for a second MOVE without zapping.
+ */
+struct devexcl_aperture_move {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 placement;
+	__u32 caching;
+	__u32 pause_ms;
+};
+
+/**
+ * struct devexcl_aperture_range - DEVEXCL_APERTURE_ZAP, DEVEXCL_APERTURE_CLEAN
+ * @size: in: size of this structure
+ * @flags: in: must be 0; ZAP: DEVEXCL_MOVE_COPIES
+ * @id: in: the object
+ * @first: in: first page
+ * @count: in: pages
+ * @reserved: must be 0
+ * @protected: out: CLEAN: entries that were writable
+ * @cleaned: out: CLEAN: entries that were dirty
+ *
+ * ZAP unmaps the pages everywhere, as POLICY does. CLEAN makes the entries of
+ * all shared mappings clean and read-only, as writeback does, so that the next
+ * write is announced again.
+ *
+ * Errors: ENOENT; EINVAL for pages that the object has not; CLEAN: EOPNOTSUPP
+ * if the kernel cannot, or for an object with huge entries.
+ */
+struct devexcl_aperture_range {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 first;
+	__u32 count;
+	__u32 reserved;
+	__aligned_u64 protected;
+	__aligned_u64 cleaned;
+};
+
+/**
+ * struct devexcl_aperture_page - a page of an object
+ * @pfn: page frame number of the memory; the zero page's if that is used
+ * @faults: times that the fault handler was called for it
+ * @page_mkwrites: times that page_mkwrite was called
+ * @pfn_mkwrites: times that pfn_mkwrite was called
+ * @error: what the last insertion of it answered: 0 or a negative errno, where
+ *	EFAULT stands for VM_FAULT_SIGBUS
+ * @refcount: references of its folio; 0 without a struct page
+ * @mapcount: mappings of its folio; 0 without a struct page
+ */
+struct devexcl_aperture_page {
+	__aligned_u64 pfn;
+	__u32 faults;
+	__u32 page_mkwrites;
+	__u32 pfn_mkwrites;
+	__s32 error;
+	__s32 refcount;
+	__s32 mapcount;
+};
+
+/**
+ * struct devexcl_aperture_pages - DEVEXCL_APERTURE_PAGES: an object's pages
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @id: in: the object
+ * @first: in: first page
+ * @pages: in: pointer to an array of &struct devexcl_aperture_page
+ * @count: in: its length
+ * @done: out: entries written
+ * @placement: out: &enum devexcl_placement
+ * @caching: out: &enum devexcl_caching of page @first
+ */
+struct devexcl_aperture_pages {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 first;
+	__aligned_u64 pages;
+	__u32 count;
+	__u32 done;
+	__u32 placement;
+	__u32 caching;
+};
+
+/**
+ * struct devexcl_aperture_copy - DEVEXCL_APERTURE_COPY: the device's own access
+ * @size: in: size of this structure
+ * @flags: in: DEVEXCL_COPY_WRITE or 0
+ * @id: in: the object
+ * @reserved: must be 0
+ * @offset: in: bytes into the object
+ * @length: in: bytes, not 0
+ * @buf: in: pointer to @length bytes of the caller
+ * @copied: out: bytes copied
+ *
+ * It is the object's own memory that is read and written, also where the
+ * zero page is mapped instead.
+ *
+ * Errors: ENOENT; EINVAL if the object ends before that.
+ */
+struct devexcl_aperture_copy {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 reserved;
+	__aligned_u64 offset;
+	__aligned_u64 length;
+	__aligned_u64 buf;
+	__aligned_u64 copied;
+};
+
+/* MOVE does not unmap; the old memory stays allocated. Once an object. */
+#define DEVEXCL_APERTURE_BROKEN_NO_ZAP		(1U << 0)
+/* MOVE forgets about the caching mode: it is write-back. */
+#define DEVEXCL_APERTURE_BROKEN_WB		(1U << 1)
+/* The mkwrite hooks allow what they should refuse, but for the zero page. */
+#define DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE	(1U << 2)
+
+/**
+ * struct devexcl_aperture_inject - DEVEXCL_APERTURE_INJECT: misbehave
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @id: in: the object
+ * @broken: in: DEVEXCL_APERTURE_BROKEN_* from now on, 0 for none
+ * @fail_after: in: the next mmap() that inserts pages one by one or in parts
+ *	fails when it has inserted that many; 0: none does
+ * @reserved: must be 0
+ */
+struct devexcl_aperture_inject {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 broken;
+	__u32 fail_after;
+	__u32 reserved;
+};
+
+/**
+ * enum devexcl_entry_kind - what a page table has for a page
+ * @DEVEXCL_ENTRY_NONE: nothing, nor perhaps a page table
+ * @DEVEXCL_ENTRY_PRESENT: a page
+ * @DEVEXCL_ENTRY_HUGE: a part of a huge page
+ * @DEVEXCL_ENTRY_OTHER: not present but not nothing: swapped out, migrating,
+ *	a marker, ...
+ */
+enum devexcl_entry_kind {
+	DEVEXCL_ENTRY_NONE	= 0,
+	DEVEXCL_ENTRY_PRESENT	= 1,
+	DEVEXCL_ENTRY_HUGE	= 2,
+	DEVEXCL_ENTRY_OTHER	= 3,
+};
+
+/* What an entry says (struct devexcl_entry.flags). */
+#define DEVEXCL_ENTRY_WRITE		(1U << 0)
+#define DEVEXCL_ENTRY_YOUNG		(1U << 1)
+#define DEVEXCL_ENTRY_DIRTY		(1U << 2)
+#define DEVEXCL_ENTRY_SPECIAL		(1U << 3)
+#define DEVEXCL_ENTRY_SOFT_DIRTY	(1U << 4)
+#define DEVEXCL_ENTRY_UFFD_WP		(1U << 5)
+/* The page is the zero page. */
+#define DEVEXCL_ENTRY_ZERO		(1U << 6)
+/* There is a struct page for it. */
+#define DEVEXCL_ENTRY_HAS_PAGE		(1U << 7)
+/* The page is anonymous memory. */
+#define DEVEXCL_ENTRY_ANON		(1U << 8)
+
+/**
+ * struct devexcl_entry - an entry of the caller's page table
+ * @kind: &enum devexcl_entry_kind
+ * @flags: DEVEXCL_ENTRY_*; the first three of a present or huge entry only
+ * @raw: the entry as it is
+ * @prot: its protection bits: the entry without the page frame number
+ * @pfn: page frame number of this very page, if present or huge
+ * @caching: &enum devexcl_caching, if present or huge
+ * @reserved: 0
+ * @refcount: references of the folio, if the entry counts as one, or the page
+ *	is the zero page; else 0
+ * @mapcount: mappings of the folio, likewise
+ */
+struct devexcl_entry {
+	__u32 kind;
+	__u32 flags;
+	__aligned_u64 raw;
+	__aligned_u64 prot;
+	__aligned_u64 pfn;
+	__u32 caching;
+	__u32 reserved;
+	__s32 refcount;
+	__s32 mapcount;
+};
+
+/**
+ * struct devexcl_aperture_inspect - DEVEXCL_APERTURE_INSPECT: the page table
+ * @size: in: size of this structure
+ * @flags: in: must be 0
+ * @addr: in: first byte, in the caller's address space
+ * @length: in: bytes
+ * @entries: in: pointer to an array of one &struct devexcl_entry a page
+ * @done: out: entries written
+ *
+ * Nothing is faulted in, and no page table made. The range need not be mapped,
+ * nor be the device's; but hugetlb is refused. Each entry is looked at under
+ * its page table's lock, so it is true for a moment; several need not be
+ * true at the same one.
+ *
+ * Errors: EINVAL and EOVERFLOW as for ranges of pages; EFAULT if the range
+ * leaves the user's address space; EOPNOTSUPP for hugetlb.
+ */
+struct devexcl_aperture_inspect {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 addr;
+	__aligned_u64 length;
+	__aligned_u64 entries;
+	__aligned_u64 done;
+};
+
 #endif /* _UAPI_LINUX_TEST_DEVEXCL_H */
