@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from devexcl_host import (DevexclError, cache_dir, output_of, seconds, stop_grou
 CPUS = 2
 NODES = 2
 NODE_MEMORY = '1G'
+APERTURE_MEMORY = '16M'
 CHANNEL_NAME = 'org.devexcl.channel'
 
 # More guests than that make nothing quicker.
@@ -116,6 +118,15 @@ def qemu_command(image: Image, initramfs: Path, accelerator: tuple[str, str], ar
 	return command + ['-kernel', str(image.vmlinux), '-initrd', str(initramfs), '-append', ' '.join(words)]
 
 
+@functools.cache
+def aperture_device(qemu: str) -> tuple[str, ...]:
+	"""A PCI device that is nothing but memory, for the aperture to map; nothing if this QEMU has none."""
+	if not shutil.which(qemu) or '"ivshmem-plain"' not in output_of([qemu, '-device', 'help']):
+		return ()
+	return ('-object', f'memory-backend-ram,id=aperture,size={APERTURE_MEMORY}',
+		'-device', 'ivshmem-plain,memdev=aperture')
+
+
 def dies_with_us(command: list[str]) -> list[str]:
 	"""If we are killed there is nobody left to stop QEMU."""
 	return ['setpriv', '--pdeathsig', 'KILL', *command] if shutil.which('setpriv') else command
@@ -169,7 +180,8 @@ class Guest:
 		command = qemu_command(self.image, initramfs, self.accelerator, arch, self.cmdline)
 		command += ['-chardev', f'socket,id=console,fd={console_end.fileno()}', '-serial', 'chardev:console',
 			    '-chardev', f'socket,id=channel,fd={channel_end.fileno()}', '-device', 'virtio-serial-pci',
-			    '-device', f'virtserialport,chardev=channel,name={CHANNEL_NAME}']
+			    '-device', f'virtserialport,chardev=channel,name={CHANNEL_NAME}',
+			    *aperture_device(arch.qemu)]
 		if terminal.verbose:
 			terminal.say(' '.join(command))
 		self._log = self._stack.enter_context(self.console_log.open('wb'))
@@ -350,7 +362,8 @@ def interactive(image: Image, accelerator: tuple[str, str]) -> int:
 		initramfs = Path(folder) / 'initramfs'
 		make_initramfs(image, initramfs, shell=True)
 		command = qemu_command(image, initramfs, accelerator, arch, ['devexcl.shell', 'quiet'])
-		command += ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console']
+		command += ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console',
+			    *aperture_device(arch.qemu)]
 		with terminal_as_it_was():
 			return subprocess.run(dies_with_us(command), check=False).returncode
 

@@ -961,6 +961,21 @@ class MatrixTest(QuietTest):
 			self.assertEqual(devexcl.main(['matrix', str(self.folder)]), CANNOT_RUN)
 
 
+class ApertureDeviceTest(QuietTest):
+	def devices(self, listing: str) -> tuple[str, ...]:
+		devexcl_qemu.aperture_device.cache_clear()
+		self.addCleanup(devexcl_qemu.aperture_device.cache_clear)
+		with mock.patch.object(devexcl_qemu.shutil, 'which', return_value='/bin/qemu'), \
+				mock.patch.object(devexcl_qemu, 'output_of', return_value=listing):
+			return devexcl_qemu.aperture_device('qemu')
+
+	def test_qemu_has_one(self) -> None:
+		self.assertIn('ivshmem-plain,memdev=aperture', self.devices('name "ivshmem-plain", bus PCI\n'))
+
+	def test_qemu_has_none(self) -> None:
+		self.assertEqual(self.devices('name "virtio-serial-pci", bus PCI\n'), ())
+
+
 # ---- configuration ------------------------------------------------------------------------------------
 
 
@@ -981,8 +996,10 @@ class ConfigTest(QuietTest):
 	def test_ours(self) -> None:
 		base = devexcl_config.wanted(devexcl_config.fragments(False, False))
 		self.assertEqual(base['CONFIG_TEST_DEVEXCL'].value, 'm')
+		self.assertEqual(base['CONFIG_TEST_DEVEXCL_APERTURE'].value, 'm')
 		builtin = devexcl_config.wanted(devexcl_config.fragments(True, True))
 		self.assertEqual(builtin['CONFIG_TEST_DEVEXCL'].value, 'y')
+		self.assertEqual(builtin['CONFIG_TEST_DEVEXCL_APERTURE'].value, 'y')
 		self.assertEqual(builtin['CONFIG_KASAN'].value, 'y')
 
 
