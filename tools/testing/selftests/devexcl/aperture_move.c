@@ -1,0 +1,469 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Objects that move while they are mapped
+ *
+ * A graphics driver moves its buffers between memory of the device and of the
+ * system. The entries go first, then the contents, and whoever touches a page
+ * then finds the new place, cached as that place has to be. Nobody may ever
+ * see the old place after the move, whatever else goes on.
+ */
+#include <pthread.h>
+
+#include "devexcl_aperture_test.h"
+
+#define PAGES	4
+#define ROUNDS	40	/* of what races */
+
+FIXTURE(move) {
+	struct aperture ap;
+	struct object obj;
+	struct mem mem;
+};
+
+/* How the object is mapped */
+FIXTURE_VARIANT(move) {
+	enum devexcl_vma vma;
+	enum devexcl_insert system;	/* inserts pages of the system */
+	enum devexcl_insert io;		/* and those of the device */
+	uint32_t batch;
+};
+
+FIXTURE_VARIANT_ADD(move, pfn) {
+	.vma = DEVEXCL_VMA_PFN,
+	.system = DEVEXCL_INSERT_PFN, .io = DEVEXCL_INSERT_PFN,
+};
+
+FIXTURE_VARIANT_ADD(move, pfn_prot) {
+	.vma = DEVEXCL_VMA_PFN,
+	.system = DEVEXCL_INSERT_PFN_PROT, .io = DEVEXCL_INSERT_PFN_PROT,
+};
+
+FIXTURE_VARIANT_ADD(move, mixed) {
+	.vma = DEVEXCL_VMA_MIXED,
+	.system = DEVEXCL_INSERT_MIXED, .io = DEVEXCL_INSERT_MIXED,
+};
+
+FIXTURE_VARIANT_ADD(move, mixed_prot) {
+	.vma = DEVEXCL_VMA_MIXED,
+	.system = DEVEXCL_INSERT_MIXED_PROT, .io = DEVEXCL_INSERT_MIXED_PROT,
+};
+
+FIXTURE_SETUP(move)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.vma = variant->vma,
+		.batch = variant->batch,
+	};
+
+	setup_aperture(_metadata, &self->ap);
+	if (!aperture_can_insert(&self->ap, variant->system))
+		SKIP_SETUP("this kernel has no such function");
+	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, variant->system, 0));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
+				MAP_SHARED));
+}
+
+FIXTURE_TEARDOWN(move)
+{
+	mem_unmap(&self->mem);
+	aperture_close(&self->ap);
+}
+
+/**
+ * struct place - a placement and how it is cached
+ */
+struct place {
+	enum devexcl_placement placement;
+	enum devexcl_caching caching;
+};
+
+/* One after the other: each kind of step is there. */
+static const struct place places[] = {
+	{ DEVEXCL_PLACE_IO, DEVEXCL_CACHING_WC },
+	{ DEVEXCL_PLACE_SYSTEM, DEVEXCL_CACHING_WB },
+	{ DEVEXCL_PLACE_BUFFER, DEVEXCL_CACHING_UC },
+	{ DEVEXCL_PLACE_IO, DEVEXCL_CACHING_UC },
+	{ DEVEXCL_PLACE_IO, DEVEXCL_CACHING_WC },
+	{ DEVEXCL_PLACE_SYSTEM, DEVEXCL_CACHING_WC },
+	{ DEVEXCL_PLACE_SYSTEM, DEVEXCL_CACHING_UC },
+	{ DEVEXCL_PLACE_SYSTEM, DEVEXCL_CACHING_WB },
+};
+
+#define for_each_place(place)						\
+	for (place = places; place < places + ARRAY_SIZE(places); place++)
+
+static int move_to(FIXTURE_DATA(move) *self, const struct place *place)
+{
+	return object_move(&self->obj, place->placement, place->caching, 0);
+}
+
+/* All pages are mapped where the object is now, and cached like that. */
+static const char *check_place(FIXTURE_DATA(move) *self,
+			       const struct place *place)
+{
+	const char *wrong = NULL;
+	size_t page;
+
+	for (page = 0; !wrong && page < PAGES; page++) {
+		wrong = check_pfn(&self->ap, &self->mem, page,
+				  object_page(&self->obj, page).pfn);
+		if (!wrong && aperture_can(&self->ap,
+					   DEVEXCL_APERTURE_CAP_PAT))
+			wrong = check_caching(&self->ap, &self->mem, page,
+					      place->caching);
+	}
+	return wrong;
+}
+
+static void expect_nothing_mapped(struct __test_metadata *_metadata,
+				  FIXTURE_DATA(move) *self)
+{
+	size_t page;
+
+	for (page = 0; page < PAGES; page++)
+		expect_none(&self->ap, &self->mem, page);
+}
+
+/* What was written is there after each move, through new entries. */
+TEST_F(move, contents)
+{
+	const struct place *place;
+	uint64_t n = 0;
+	size_t page;
+
+	for_each_place(place) {
+		for (page = 0; page < PAGES; page++)
+			WRITE_MEM(word_of(&self->mem, page), ++n);
+		ASSERT_EQ(0, move_to(self, place));
+		expect_nothing_mapped(_metadata, self);
+		for (page = 0; page < PAGES; page++)
+			expect_word(&self->mem, page, n - PAGES + 1 + page);
+		expect_claim(check_place(self, place));
+		ASSERT_EQ(n, object_load(&self->obj, PAGES - 1));
+	}
+}
+
+/* Entries of other processes go as well. */
+TEST_F(move, processes)
+{
+	const struct place *place;
+	struct gate go, done;
+	const char *wrong;
+	pid_t child;
+
+	ASSERT_EQ(0, gate_init(&go));
+	ASSERT_EQ(0, gate_init(&done));
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		for_each_place(place) {
+			WRITE_MEM(word_of(&self->mem, 0), 5);
+			gate_open(&done);
+			gate_wait(&go);
+			wrong = check_kind(&self->ap, &self->mem, 0,
+					   DEVEXCL_ENTRY_NONE);
+			if (READ_MEM(word_of(&self->mem, 0)) != 7)
+				wrong = "the child reads something old";
+			if (wrong)
+				TH_LOG("child: %s", wrong);
+			if (wrong)
+				_exit(1);
+		}
+		_exit(0);
+	}
+	for_each_place(place) {
+		ASSERT_EQ(0, gate_wait(&done));
+		expect_word(&self->mem, 0, 5);
+		ASSERT_EQ(0, move_to(self, place));
+		WRITE_MEM(word_of(&self->mem, 0), 7);
+		gate_open(&go);
+	}
+	ASSERT_EQ(0, wait_child(child));
+}
+
+/* Private copies stay, unless they are to go as well. */
+TEST_F(move, private_copies)
+{
+	struct mem copy;
+
+	if (variant->vma == DEVEXCL_VMA_PFN)
+		SKIP(return, "PFN maps have private copies of remap_pfn_range() only");
+	ASSERT_EQ(0, object_map(&self->obj, &copy, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE));
+	WRITE_MEM(word_of(&self->mem, 0), 1);
+	WRITE_MEM(word_of(&copy, 0), 2);
+	expect_word(&copy, 1, 0);
+	ASSERT_EQ(0, move_to(self, &places[0]));
+	expect_word(&copy, 0, 2);
+	expect_none(&self->ap, &copy, 1);
+	expect_word(&self->mem, 0, 1);
+	ASSERT_EQ(0, object_zap(&self->obj, DEVEXCL_MOVE_COPIES));
+	expect_none(&self->ap, &copy, 0);
+	expect_word(&copy, 0, 1);
+	mem_unmap(&copy);
+}
+
+/**
+ * struct racer - a thread that does something over and over
+ * @self: the test's data
+ * @act: what it does; returns what is wrong
+ * @stop: when to end
+ * @rounds: times that it was done
+ * @wrong: what was wrong
+ * @thread: the thread
+ */
+struct racer {
+	FIXTURE_DATA(move) *self;
+	const char *(*act)(FIXTURE_DATA(move) *self, uint64_t round);
+	bool stop;
+	uint64_t rounds;
+	const char *wrong;
+	pthread_t thread;
+};
+
+static void *race(void *arg)
+{
+	struct racer *racer = arg;
+
+	while (!racer->wrong && !READ_MEM(&racer->stop)) {
+		racer->wrong = racer->act(racer->self, racer->rounds);
+		racer->rounds++;
+	}
+	return NULL;
+}
+
+/* Move the object around until the racer has had his rounds. */
+static void move_against(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(move) *self,
+			 const char *(*act)(FIXTURE_DATA(move) *self,
+					    uint64_t round))
+{
+	struct racer racer = { .self = self, .act = act };
+	uint64_t round;
+
+	ASSERT_EQ(0, pthread_create(&racer.thread, NULL, race, &racer));
+	for (round = 0; round < ROUNDS && !READ_MEM(&racer.wrong); round++)
+		EXPECT_EQ(0, move_to(self, &places[round % ARRAY_SIZE(places)]));
+	WRITE_MEM(&racer.stop, true);
+	pthread_join(racer.thread, NULL);
+	ASSERT_EQ(NULL, racer.wrong)
+		TH_LOG("%s", racer.wrong);
+	READ_MEM(word_of(&self->mem, 0));
+	for (round = 1; round < PAGES; round++)
+		READ_MEM(word_of(&self->mem, round));
+	expect_claim(check_place(self,
+				 &places[(ROUNDS - 1) % ARRAY_SIZE(places)]));
+}
+
+/* No write is lost: one that went to the old place would be. */
+static const char *act_write(FIXTURE_DATA(move) *self, uint64_t round)
+{
+	uint64_t *word = word_of(&self->mem, round % PAGES);
+	uint64_t want = round / PAGES;
+
+	if (READ_MEM(word) != want)
+		return "a write is lost";
+	WRITE_MEM(word, want + 1);
+	return NULL;
+}
+
+TEST_F(move, against_writes)
+{
+	move_against(_metadata, self, act_write);
+}
+
+static const char *act_fork(FIXTURE_DATA(move) *self, uint64_t round)
+{
+	const char *wrong = act_write(self, round);
+	pid_t child = fork();
+
+	if (!child) {
+		WRITE_MEM(word_of(&self->mem, 1) + 1, round);
+		_exit(READ_MEM(word_of(&self->mem, 1) + 1) != round);
+	}
+	return wait_child(child) ? "the child reads something old" : wrong;
+}
+
+TEST_F(move, against_fork)
+{
+	move_against(_metadata, self, act_fork);
+}
+
+static const char *act_mprotect(FIXTURE_DATA(move) *self, uint64_t round)
+{
+	mprotect(self->mem.p, self->mem.size, PROT_READ);
+	mprotect(self->mem.p, self->mem.size, PROT_NONE);
+	mprotect(self->mem.p, self->mem.size, PROT_READ | PROT_WRITE);
+	return act_write(self, round);
+}
+
+TEST_F(move, against_mprotect)
+{
+	move_against(_metadata, self, act_mprotect);
+}
+
+static const char *act_munmap(FIXTURE_DATA(move) *self, uint64_t round)
+{
+	struct mem mem;
+
+	if (object_map(&self->obj, &mem, PROT_READ | PROT_WRITE, MAP_SHARED))
+		return "mmap() fails";
+	READ_MEM(word_of(&mem, round % PAGES));
+	WRITE_MEM(word_of(&mem, 0) + 1, round);
+	munmap(page_of(&mem, 1), page_size());
+	if (READ_MEM(word_of(&mem, 0) + 1) != round)
+		return "a write is lost";
+	munmap(mem.p, mem.size);
+	return act_write(self, round);
+}
+
+TEST_F(move, against_munmap)
+{
+	move_against(_metadata, self, act_munmap);
+}
+
+/* A driver that forgets the entries would be noticed. */
+TEST_F(move, notices_stale_entries)
+{
+	WRITE_MEM(word_of(&self->mem, 0), 1);
+	ASSERT_EQ(0, object_inject(&self->obj, DEVEXCL_APERTURE_BROKEN_NO_ZAP,
+				   0));
+	ASSERT_EQ(0, move_to(self, &places[0]));
+	ASSERT_NE(NULL, check_kind(&self->ap, &self->mem, 0,
+				   DEVEXCL_ENTRY_NONE));
+	ASSERT_NE(NULL, check_place(self, &places[0]));
+	WRITE_MEM(word_of(&self->mem, 0), 2);
+	ASSERT_EQ(1, object_load(&self->obj, 0));
+	ASSERT_EQ(-EBUSY, move_to(self, &places[1]));
+}
+
+/* And one that forgets the caching mode. */
+TEST_F(move, notices_wrong_caching)
+{
+	size_t page;
+
+	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		SKIP(return, "the CPU's caching modes cannot be chosen");
+	ASSERT_EQ(0, object_inject(&self->obj, DEVEXCL_APERTURE_BROKEN_WB, 0));
+	ASSERT_EQ(0, object_move(&self->obj, DEVEXCL_PLACE_BUFFER,
+				 DEVEXCL_CACHING_WC, 0));
+	for (page = 0; page < PAGES; page++)
+		READ_MEM(word_of(&self->mem, page));
+	ASSERT_NE(NULL, check_place(self, &places[0]));
+}
+
+/* Huge entries */
+
+FIXTURE(huge) {
+	struct aperture ap;
+	struct object obj;
+	struct mem mem;
+};
+
+FIXTURE_SETUP(huge)
+{
+	setup_aperture(_metadata, &self->ap);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	mem_unmap(&self->mem);
+	aperture_close(&self->ap);
+}
+
+/* An object of one huge page, mapped so that one huge entry fits. */
+static int map_huge(FIXTURE_DATA(huge) *self, enum devexcl_vma vma,
+		    enum devexcl_insert insert,
+		    enum devexcl_placement placement)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = self->ap.info.pmd_pages,
+		.placement = placement,
+		.vma = vma,
+	};
+	size_t size = like.pages * page_size();
+	uintptr_t p;
+	int ret;
+
+	ret = object_create(&self->ap, &self->obj, &like);
+	if (!ret)
+		ret = object_policy(&self->obj, 0, like.pages, insert, 0);
+	if (ret)
+		return ret;
+	p = (uintptr_t)mmap(NULL, 2 * size, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	p = (p + size - 1) & -size;
+	self->mem = (struct mem) {
+		.p = mmap((void *)p, size, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_FIXED, self->ap.fd,
+			  self->obj.offset),
+		.pages = like.pages,
+		.size = size,
+	};
+	if (self->mem.p == MAP_FAILED)
+		return -errno;
+	/* It may be refused: huge pages can be switched on for all as well. */
+	madvise(self->mem.p, size, MADV_HUGEPAGE);
+	return 0;
+}
+
+/* Touch the first page: is all of it there? */
+static bool maps_huge(FIXTURE_DATA(huge) *self)
+{
+	WRITE_MEM(word_of(&self->mem, 0), 3);
+	return !check_kind(&self->ap, &self->mem, self->mem.pages - 1,
+			   DEVEXCL_ENTRY_HUGE);
+}
+
+TEST_F(huge, pfn)
+{
+	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_PFN_PMD))
+		SKIP(return, "this kernel has no huge entries for drivers");
+	ASSERT_EQ(0, map_huge(self, DEVEXCL_VMA_PFN, DEVEXCL_INSERT_PFN_PMD,
+			      DEVEXCL_PLACE_BUFFER));
+	if (!maps_huge(self))
+		SKIP(return, "huge pages are switched off");
+	ASSERT_EQ(3, object_load(&self->obj, 0));
+	expect_pfn(&self->ap, &self->mem, 5, object_page(&self->obj, 5).pfn);
+	expect_flags(&self->ap, &self->mem, 5, DEVEXCL_ENTRY_SPECIAL,
+		     DEVEXCL_ENTRY_SPECIAL);
+	ASSERT_EQ(1, object_page(&self->obj, 5).refcount);
+	ASSERT_EQ(0, object_page(&self->obj, 5).mapcount);
+
+	/* It moves like others, to where caching is different. */
+	ASSERT_EQ(0, object_move(&self->obj, DEVEXCL_PLACE_IO,
+				 DEVEXCL_CACHING_WC, 0));
+	expect_none(&self->ap, &self->mem, 5);
+	expect_word(&self->mem, 0, 3);
+	expect_kind(&self->ap, &self->mem, 5, HUGE);
+	expect_pfn(&self->ap, &self->mem, 5, object_page(&self->obj, 5).pfn);
+	if (aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		expect_caching(&self->ap, &self->mem, 5, DEVEXCL_CACHING_WC);
+
+	/* Whoever changes a part of it loses all, and gets single pages. */
+	ASSERT_EQ(0, mprotect(page_of(&self->mem, 5), page_size(), PROT_READ));
+	expect_word(&self->mem, 0, 3);
+	expect_kind(&self->ap, &self->mem, 0, PRESENT);
+	expect_pfn(&self->ap, &self->mem, 0, object_page(&self->obj, 0).pfn);
+}
+
+TEST_F(huge, folio)
+{
+	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_FOLIO_PMD))
+		SKIP(return, "this kernel has no huge entries for folios of drivers");
+	ASSERT_EQ(0, map_huge(self, DEVEXCL_VMA_MIXED, DEVEXCL_INSERT_FOLIO_PMD,
+			      DEVEXCL_PLACE_FOLIO));
+	if (!maps_huge(self))
+		SKIP(return, "huge pages are switched off");
+	expect_flags(&self->ap, &self->mem, 5, DEVEXCL_ENTRY_SPECIAL, 0);
+	ASSERT_EQ(2, object_page(&self->obj, 5).refcount);
+	ASSERT_EQ(1, object_page(&self->obj, 5).mapcount);
+	ASSERT_EQ(0, object_zap(&self->obj, 0));
+	ASSERT_EQ(1, object_page(&self->obj, 5).refcount);
+	ASSERT_EQ(0, object_page(&self->obj, 5).mapcount);
+	expect_word(&self->mem, 0, 3);
+}
+
+DEVEXCL_TEST_MAIN

@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Protection that single pages have, other than their mapping's
+ *
+ * A driver knows how a page has to be cached when it inserts it, and perhaps not
+ * before. What it chose must be in the entry, whatever vm_page_prot says, and
+ * stay there whatever mm does to the entry.
+ */
+#include "devexcl_aperture_test.h"
+
+#define PAGES	4
+
+/**
+ * struct row - a way to insert a page, and how it comes to be cached
+ * @name: for messages
+ * @vma: what the mapping is
+ * @map: what mmap() inserts
+ * @insert: else how pages are inserted
+ * @placement: where the memory is
+ * @caching: how the memory is cached
+ * @vma_caching: how the mapping is cached
+ * @of_vma: the entry gets what the mapping has, else what the memory has
+ * @normal: mm has a struct page for the entry
+ * @writable: it is writable from the beginning, even if nobody writes to it
+ */
+struct row {
+	const char *name;
+	enum devexcl_vma vma;
+	enum devexcl_map map;
+	enum devexcl_insert insert;
+	enum devexcl_placement placement;
+	enum devexcl_caching caching;
+	enum devexcl_caching vma_caching;
+	bool of_vma;
+	bool normal;
+	bool writable;
+};
+
+#define PFN(_insert, _placement, _caching, _vma_caching)		\
+	{								\
+		.name = #_insert " " #_placement " " #_caching,		\
+		.vma = DEVEXCL_VMA_PFN,					\
+		.insert = DEVEXCL_INSERT_##_insert,			\
+		.placement = DEVEXCL_PLACE_##_placement,		\
+		.caching = DEVEXCL_CACHING_##_caching,			\
+		.vma_caching = DEVEXCL_CACHING_##_vma_caching,		\
+	}
+
+#define MIXED(_insert, _placement, _caching, _vma_caching)		\
+	{								\
+		.name = #_insert " " #_placement " " #_caching,		\
+		.vma = DEVEXCL_VMA_MIXED,				\
+		.insert = DEVEXCL_INSERT_##_insert,			\
+		.placement = DEVEXCL_PLACE_##_placement,		\
+		.caching = DEVEXCL_CACHING_##_caching,			\
+		.vma_caching = DEVEXCL_CACHING_##_vma_caching,		\
+	}
+
+#define PAGE(_insert, _caching)						\
+	{								\
+		.name = #_insert " " #_caching,				\
+		.vma = DEVEXCL_VMA_MIXED,				\
+		.insert = DEVEXCL_INSERT_##_insert,			\
+		.caching = DEVEXCL_CACHING_##_caching,			\
+		.vma_caching = DEVEXCL_CACHING_##_caching,		\
+		.of_vma = true,						\
+		.normal = true,						\
+	}
+
+#define REMAP(_map, _placement, _caching)				\
+	{								\
+		.name = #_map " " #_placement " " #_caching,		\
+		.map = DEVEXCL_MAP_##_map,				\
+		.insert = DEVEXCL_INSERT_PFN,				\
+		.placement = DEVEXCL_PLACE_##_placement,		\
+		.caching = DEVEXCL_CACHING_##_caching,			\
+		.vma_caching = DEVEXCL_CACHING_##_caching,		\
+		.writable = true,					\
+	}
+
+static const struct row rows[] = {
+	PFN(PFN, SYSTEM, WB, UC),
+	PFN(PFN, SYSTEM, WC, WB),
+	PFN(PFN_PROT, SYSTEM, WB, WC),
+	PFN(PFN_PROT, SYSTEM, WC, WB),
+	PFN(PFN_PROT, SYSTEM, UC, WC),
+	PFN(PFN_PROT, BUFFER, WC, UC),
+	PFN(PFN_PROT, IO, WC, WB),
+	PFN(PFN_PROT, IO, UC, WB),
+	MIXED(MIXED, SYSTEM, WC, WB),
+	MIXED(MIXED, SYSTEM, WB, WC),
+	MIXED(MIXED, IO, UC, WB),
+	MIXED(MIXED_PROT, SYSTEM, WC, WB),
+	MIXED(MIXED_PROT, IO, WC, UC),
+	PAGE(PAGE, WB),
+	PAGE(PAGE, WC),
+	PAGE(PAGES, UC),
+	REMAP(REMAP_PFN, BUFFER, WC),
+	REMAP(REMAP_PFN, IO, UC),
+	REMAP(IOMAP, IO, WC),
+	{
+		.name = "MIXED_MKWRITE SYSTEM WC",
+		.vma = DEVEXCL_VMA_MIXED,
+		.insert = DEVEXCL_INSERT_MIXED_MKWRITE,
+		.caching = DEVEXCL_CACHING_WC,
+		.writable = true,
+	}, {
+		.name = "PAGE_MKWRITE UC",
+		.vma = DEVEXCL_VMA_MIXED,
+		.insert = DEVEXCL_INSERT_PAGE_MKWRITE,
+		.caching = DEVEXCL_CACHING_UC,
+		.vma_caching = DEVEXCL_CACHING_UC,
+		.of_vma = true,
+		.normal = true,
+		.writable = true,
+	},
+};
+
+/* This row or the first one after it whose function this kernel has, or NULL */
+static const struct row *row_from(const struct aperture *ap,
+				  const struct row *row)
+{
+	for (; row < rows + ARRAY_SIZE(rows); row++)
+		if (aperture_can_insert(ap, row->insert))
+			return row;
+	return NULL;
+}
+
+#define for_each_row(ap, row)						\
+	for (row = row_from(ap, rows); row; row = row_from(ap, (row) + 1))
+
+FIXTURE(prot) {
+	struct aperture ap;
+	struct object obj;
+	struct mem mem;
+};
+
+FIXTURE_SETUP(prot)
+{
+	setup_aperture(_metadata, &self->ap);
+	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		SKIP_SETUP("the CPU's caching modes cannot be chosen");
+}
+
+FIXTURE_TEARDOWN(prot)
+{
+	mem_unmap(&self->mem);
+	aperture_close(&self->ap);
+}
+
+static enum devexcl_caching caching_of(const struct row *row)
+{
+	return row->of_vma ? row->vma_caching : row->caching;
+}
+
+/* A context has room for so many objects only: take a new one for each row. */
+static int map_row(FIXTURE_DATA(prot) *self, const struct row *row,
+		   uint32_t create_flags, int prot, int flags)
+{
+	const struct devexcl_aperture_create like = {
+		.flags = create_flags,
+		.pages = PAGES,
+		.placement = row->placement,
+		.caching = row->caching,
+		.vma = row->vma,
+		.map = row->map,
+		.vma_caching = row->vma_caching,
+	};
+	int ret;
+
+	mem_unmap(&self->mem);
+	self->mem = (struct mem) {};
+	aperture_close(&self->ap);
+	ret = aperture_open(&self->ap, false);
+	if (!ret)
+		ret = object_create(&self->ap, &self->obj, &like);
+	if (!ret)
+		ret = object_policy(&self->obj, 0, PAGES, row->insert, 0);
+	return ret ? ret : object_map(&self->obj, &self->mem, prot, flags);
+}
+
+/*
+ * The entry of a page is what the driver chose. Written as a claim, as a child
+ * makes it as well.
+ */
+static const char *check_chosen(FIXTURE_DATA(prot) *self, const struct row *row,
+				size_t page)
+{
+	uint64_t pfn = object_page(&self->obj, page).pfn;
+	const char *wrong;
+
+	wrong = check_kind(&self->ap, &self->mem, page, DEVEXCL_ENTRY_PRESENT);
+	if (!wrong)
+		wrong = check_pfn(&self->ap, &self->mem, page, pfn);
+	if (!wrong)
+		wrong = check_caching(&self->ap, &self->mem, page,
+				      caching_of(row));
+	if (!wrong)
+		wrong = check_flags(&self->ap, &self->mem, page,
+				    DEVEXCL_ENTRY_SPECIAL,
+				    row->normal ? 0 : DEVEXCL_ENTRY_SPECIAL);
+	return wrong;
+}
+
+#define expect_chosen(row)						\
+do {									\
+	size_t _page;							\
+									\
+	for (_page = 0; _page < PAGES; _page++)				\
+		expect_claim(check_chosen(self, row, _page));		\
+} while (0)
+
+static void write_all(const struct mem *mem, uint64_t value)
+{
+	size_t page;
+
+	for (page = 0; page < mem->pages; page++)
+		WRITE_MEM(word_of(mem, page), value + page);
+}
+
+#define map_this(row, create_flags, prot, flags)			\
+do {									\
+	TH_LOG("%s", (row)->name);					\
+	ASSERT_EQ(0, map_row(self, row, create_flags, prot, flags));	\
+} while (0)
+
+#define RW	(PROT_READ | PROT_WRITE)
+
+TEST_F(prot, chosen)
+{
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		expect_chosen(row);
+		/* It is the memory that the device has. */
+		ASSERT_EQ(10, object_load(&self->obj, 0));
+		ASSERT_EQ(0, object_store(&self->obj, PAGES - 1, 5));
+		expect_word(&self->mem, PAGES - 1, 5);
+	}
+}
+
+/* In all directions; the entry may be written to or not, all else stays. */
+TEST_F(prot, mprotect)
+{
+	static const int prots[] = {
+		PROT_READ, RW, PROT_NONE, RW, PROT_READ, PROT_NONE, PROT_READ,
+		PROT_READ | PROT_EXEC, RW,
+	};
+	const struct row *row;
+	size_t i;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		for (i = 0; i < ARRAY_SIZE(prots); i++) {
+			ASSERT_EQ(0, mprotect(self->mem.p, self->mem.size,
+					      prots[i]));
+			expect_chosen(row);
+			if (!(prots[i] & PROT_WRITE))
+				expect_flags(&self->ap, &self->mem, 0,
+					     DEVEXCL_ENTRY_WRITE, 0);
+		}
+		write_all(&self->mem, 20);
+		expect_chosen(row);
+		ASSERT_EQ(20, object_load(&self->obj, 0));
+	}
+}
+
+/* A child has the entries at once, without a fault, and they are the same. */
+TEST_F(prot, fork)
+{
+	const struct row *row;
+	const char *wrong;
+	uint32_t faults;
+	pid_t child;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		faults = object_page(&self->obj, 1).faults;
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child) {
+			wrong = check_chosen(self, row, 1);
+			if (wrong)
+				TH_LOG("child: %s", wrong);
+			WRITE_MEM(word_of(&self->mem, 1), 30);
+			_exit(wrong || check_chosen(self, row, 1));
+		}
+		ASSERT_EQ(0, wait_child(child));
+		expect_chosen(row);
+		expect_word(&self->mem, 1, 30);
+		ASSERT_EQ(faults, object_page(&self->obj, 1).faults);
+	}
+}
+
+/* Entries are moved as they are; the old place is empty. */
+TEST_F(prot, mremap)
+{
+	const struct row *row;
+	struct mem old;
+	char *p;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		old = self->mem;
+		p = mmap(NULL, old.size, PROT_NONE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, p);
+		ASSERT_EQ(p, mremap(old.p, old.size, old.size,
+				    MREMAP_MAYMOVE | MREMAP_FIXED, p));
+		self->mem.p = p;
+		expect_chosen(row);
+		expect_none(&self->ap, &old, 0);
+		expect_word(&self->mem, 1, 11);
+	}
+}
+
+/* What was mapped is forgotten, and the driver asked again. */
+TEST_F(prot, refault)
+{
+	const struct row *row;
+	struct row changed;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		ASSERT_EQ(0, object_zap(&self->obj, 0));
+		expect_none(&self->ap, &self->mem, 0);
+		write_all(&self->mem, 20);
+		expect_chosen(row);
+		if (row->placement == DEVEXCL_PLACE_IO || row->of_vma)
+			continue;
+		changed = *row;
+		changed.caching = row->caching == DEVEXCL_CACHING_UC ?
+				  DEVEXCL_CACHING_WC : DEVEXCL_CACHING_UC;
+		ASSERT_EQ(0, object_recache(&self->obj, 0, PAGES, row->insert,
+					    changed.caching));
+		expect_none(&self->ap, &self->mem, 0);
+		write_all(&self->mem, 30);
+		expect_chosen(&changed);
+	}
+}
+
+/* Pages of one object and one mapping may be different. */
+TEST_F(prot, each_its_own)
+{
+	static const struct row row = PFN(PFN_PROT, SYSTEM, WB, WB);
+	size_t page;
+
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	for (page = 0; page < PAGES; page++)
+		ASSERT_EQ(0, object_recache(&self->obj, page, 1, row.insert,
+					    page % DEVEXCL_CACHING_OTHER));
+	write_all(&self->mem, 10);
+	for (page = 0; page < PAGES; page++)
+		expect_caching(&self->ap, &self->mem, page,
+			       page % DEVEXCL_CACHING_OTHER);
+}
+
+TEST_F(prot, dontneed)
+{
+	const struct row *row;
+	int ret;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		ret = madvise(self->mem.p, self->mem.size, MADV_DONTNEED);
+		if (row->vma != DEVEXCL_VMA_MIXED) {
+			/* Nobody could give them back. */
+			ASSERT_EQ(-1, ret);
+			ASSERT_EQ(EINVAL, errno);
+		} else {
+			ASSERT_EQ(0, ret);
+			expect_none(&self->ap, &self->mem, 0);
+			expect_word(&self->mem, 0, 10);
+			write_all(&self->mem, 20);
+		}
+		expect_chosen(row);
+	}
+}
+
+TEST_F(prot, mlock)
+{
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		/* There is nothing to lock, and mm does not mind. */
+		ASSERT_EQ(0, mlock(self->mem.p, self->mem.size));
+		expect_chosen(row);
+		ASSERT_EQ(0, munlock(self->mem.p, self->mem.size));
+		expect_chosen(row);
+	}
+}
+
+/* PFN maps are not tracked: their entries are left alone altogether. */
+TEST_F(prot, soft_dirty)
+{
+	const uint32_t soft_dirty = DEVEXCL_ENTRY_SOFT_DIRTY;
+	const struct row *row;
+	uint32_t before, clean;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		before = entry_at(&self->ap, self->mem.p).flags & soft_dirty;
+		clean = row->vma == DEVEXCL_VMA_MIXED ? 0 : before;
+		if (!clear_soft_dirty())
+			SKIP(return, "writes are not tracked");
+		expect_chosen(row);
+		expect_flags(&self->ap, &self->mem, 0, soft_dirty, clean);
+		write_all(&self->mem, 20);
+		expect_chosen(row);
+		if (row->vma == DEVEXCL_VMA_MIXED)
+			clean = soft_dirty;
+		expect_flags(&self->ap, &self->mem, 0, soft_dirty, clean);
+	}
+}
+
+/* The sum of what the mkwrite hooks were called for page 1 */
+static uint32_t announced(struct object *obj, const struct row *row)
+{
+	struct devexcl_aperture_page page = object_page(obj, 1);
+
+	/* The other hook is not for this kind of page. */
+	if (row->normal ? page.pfn_mkwrites : page.page_mkwrites)
+		return ~0U;
+	return page.pfn_mkwrites + page.page_mkwrites;
+}
+
+/*
+ * The first write to a page is announced, and after each cleaning the next
+ * one; others are not. What is inserted by mmap() is writable from the
+ * beginning, as the mapping's protection is not final then; and so is what is
+ * inserted for being written to.
+ */
+TEST_F(prot, announced)
+{
+	const uint32_t hooks = DEVEXCL_CREATE_PAGE_MKWRITE |
+			       DEVEXCL_CREATE_PFN_MKWRITE;
+	const struct row *row;
+	uint32_t first, i;
+
+	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_CLEAN))
+		SKIP(return, "the device cannot clean pages");
+	for_each_row(&self->ap, row) {
+		map_this(row, hooks, RW, MAP_SHARED);
+		READ_MEM(word_of(&self->mem, 1));
+		first = !row->writable;
+		expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE,
+			     first ? 0 : DEVEXCL_ENTRY_WRITE);
+		ASSERT_EQ(0, announced(&self->obj, row));
+		for (i = first; i < first + 3; i++) {
+			WRITE_MEM(word_of(&self->mem, 1), i);
+			WRITE_MEM(word_of(&self->mem, 1), i + 1);
+			ASSERT_EQ(i, announced(&self->obj, row));
+			expect_flags(&self->ap, &self->mem, 1,
+				     DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY,
+				     DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY);
+			ASSERT_LT(0, object_clean(&self->obj));
+			expect_flags(&self->ap, &self->mem, 1,
+				     DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY,
+				     0);
+			expect_claim(check_chosen(self, row, 1));
+		}
+	}
+}
+
+/* A write that the driver refuses is SIGBUS, and the entry stays what it is. */
+TEST_F(prot, refused)
+{
+	const uint32_t hooks = DEVEXCL_CREATE_PAGE_MKWRITE |
+			       DEVEXCL_CREATE_PFN_MKWRITE;
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, hooks, RW, MAP_SHARED);
+		if (row->writable)
+			continue;
+		ASSERT_EQ(0, object_policy(&self->obj, 1, 1, row->insert,
+					   DEVEXCL_POLICY_REFUSE_WRITE));
+		ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 9));
+		ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 9));
+		ASSERT_EQ(2, announced(&self->obj, row));
+		expect_word(&self->mem, 1, 0);
+		expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE, 0);
+		expect_claim(check_chosen(self, row, 1));
+		ASSERT_EQ(0, cpu_write(word_of(&self->mem, 0), 9));
+	}
+}
+
+/*
+ * The copy that a write to a private mapping makes is ordinary memory: of the
+ * page it has the contents, but not the caching mode.
+ */
+TEST_F(prot, private_copy)
+{
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		if (row->vma == DEVEXCL_VMA_PFN ||
+		    (row->writable && row->map == DEVEXCL_MAP_FAULT))
+			continue;	/* not for private mappings */
+		ASSERT_EQ(0, object_store(&self->obj, 1, 77));
+		mem_unmap(&self->mem);
+		ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW,
+					MAP_PRIVATE));
+		expect_word(&self->mem, 1, 77);
+		expect_claim(check_chosen(self, row, 1));
+		WRITE_MEM(word_of(&self->mem, 1) + 1, 5);
+		expect_word(&self->mem, 1, 77);
+		expect_flags(&self->ap, &self->mem, 1,
+			     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_SPECIAL |
+			     DEVEXCL_ENTRY_WRITE,
+			     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_WRITE);
+		expect_caching(&self->ap, &self->mem, 1, row->vma_caching);
+		ASSERT_EQ(77, object_load(&self->obj, 1));
+		/* What was not written to is still the device's. */
+		READ_MEM(word_of(&self->mem, 2));
+		expect_claim(check_chosen(self, row, 2));
+	}
+}
+
+/* Read-only in a writable mapping, as the driver wanted it */
+TEST_F(prot, read_only_entry)
+{
+	static const struct row row = PFN(PFN_PROT, SYSTEM, WC, WB);
+
+	ASSERT_EQ(0, map_row(self, &row, DEVEXCL_CREATE_PFN_MKWRITE, RW,
+			     MAP_SHARED));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, row.insert,
+				   DEVEXCL_POLICY_READ_ONLY |
+				   DEVEXCL_POLICY_REFUSE_WRITE));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, 1, row.insert, 0));
+	WRITE_MEM(word_of(&self->mem, 0), 1);
+	expect_word(&self->mem, 1, 0);
+	expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE, 0);
+	expect_caching(&self->ap, &self->mem, 1, row.caching);
+	ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 1));
+	WRITE_MEM(word_of(&self->mem, 0), 2);
+}
+
+DEVEXCL_TEST_MAIN
