@@ -185,6 +185,7 @@ static const struct operation ops[] = {
 		.name = "mlock_onfault",
 		.act = act_mlock, .arg = MLOCK_ONFAULT,
 		.expect = DEVICE_KEEPS_SPLIT,
+		.except = { TRAIT_DRIVER, "mappings of drivers are not locked" },
 	}, {
 		.name = "munlock",
 		.act = act_munlock,

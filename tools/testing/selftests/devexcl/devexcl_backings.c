@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "../kselftest.h"
+#include "devexcl_aperture.h"
 #include "devexcl_matrix.h"
 
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
@@ -393,13 +394,11 @@ static const char *fill_file(int fd, size_t pages)
 	return NULL;
 }
 
-static const char *map_file(struct cell *cell, int fd)
+static const char *map_privately(struct cell *cell, int fd, off_t offset)
 {
 	struct mem *mem = &cell->mem;
 
 	cell->fd = fd;
-	TRY(must("create file", fd));
-	TRY(fill_file(fd, BASE_PAGES));
 	mem->pages = BASE_PAGES;
 	mem->size = BASE_PAGES * page_size();
 	/* Pages on both sides that stay, as those of mem_map(). */
@@ -408,12 +407,19 @@ static const char *map_file(struct cell *cell, int fd)
 	if (mem->p == MAP_FAILED)
 		return must("mmap", -1);
 	mem->p = mmap(mem->p + page_size(), mem->size, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_FIXED, fd, 0);
+		      MAP_PRIVATE | MAP_FIXED, fd, offset);
 	if (mem->p == MAP_FAILED)
 		return must("mmap", -1);
 	set_target(cell, BASE_FIRST, BASE_TARGET);
 	fill_mem(mem);
 	return NULL;
+}
+
+static const char *map_file(struct cell *cell, int fd)
+{
+	TRY(must("create file", fd));
+	TRY(fill_file(fd, BASE_PAGES));
+	return map_privately(cell, fd, 0);
 }
 
 static const char *make_file(struct cell *cell)
@@ -499,6 +505,46 @@ int prepare_backings(void)
 #define THP_TRAITS	(TRAIT_LARGE | TRAIT_PMD_SIZE | TRAIT_SINGLE)
 #define MTHP_TRAITS	(TRAIT_LARGE | TRAIT_SINGLE)
 
+/* What the driver has is the complement of what memory will hold, too. */
+static const char *fill_object(struct object *obj)
+{
+	const size_t words = page_size() / sizeof(uint64_t);
+	struct mem mem;
+	uint64_t *word;
+	size_t i;
+	int ret;
+
+	TRY(must("mmap", object_map(obj, &mem, PROT_READ | PROT_WRITE,
+				    MAP_SHARED)));
+	word = word_of(&mem, 0);
+	for (i = 0; i < obj->pages * words; i++)
+		word[i] = ~pattern_word(i / words, i % words);
+	ret = munmap(mem.p, mem.size);
+	return must("munmap", ret);
+}
+
+/* Memory of a driver in a mixed map; @arg: how it is inserted */
+static const char *make_driver(struct cell *cell)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = BASE_PAGES,
+		.vma = DEVEXCL_VMA_MIXED,
+	};
+	struct aperture ap;
+	struct object obj;
+	int ret;
+
+	ret = aperture_open(&ap, false);
+	if (ret == -ENOENT)
+		return skip("no /dev/devexcl_aperture");
+	TRY(must("open", ret));
+	TRY(must("CREATE", object_create(&ap, &obj, &like)));
+	TRY(must("POLICY", object_policy(&obj, 0, BASE_PAGES,
+					 cell->backing->arg, 0)));
+	TRY(fill_object(&obj));
+	return map_privately(cell, ap.fd, obj.offset);
+}
+
 const struct backing backings[] = {
 	{ "base", TRAIT_TYPICAL, 0, make_base },
 	{ "zero", TRAIT_ZERO, 0, make_zero },
@@ -512,6 +558,8 @@ const struct backing backings[] = {
 	{ "fork_child", TRAIT_FORK, 0, make_fork_child },
 	{ "file_cow", TRAIT_FILE, 0, make_file },
 	{ "shmem_cow", TRAIT_FILE, 0, make_shmem },
+	{ "driver_cow", TRAIT_FILE | TRAIT_DRIVER, DEVEXCL_INSERT_MIXED,
+	  make_driver },
 	{ "thp", THP_TRAITS | TRAIT_FIRST | TRAIT_ALIKE, 0, make_thp },
 	{ "thp_first_pte", THP_TRAITS | TRAIT_FIRST | TRAIT_ALIKE, 0,
 	  make_thp_pte },

@@ -43,6 +43,7 @@ struct cell;
 /* Rows that take long make do with the few of the first, or without the second. */
 #define TRAIT_TYPICAL	(1U << 12)	/* stands for all of its kind */
 #define TRAIT_ALIKE	(1U << 13)	/* a large folio much like the typical one */
+#define TRAIT_DRIVER	(1U << 14)	/* the file is a driver's */
 
 /**
  * struct backing - a column

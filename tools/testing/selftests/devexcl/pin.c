@@ -740,7 +740,8 @@ static const char *act_uprobe_removed(struct cell *cell)
 	  .splits = SPLITS_FOLIO }
 
 #define NEEDS_CODE							\
-	.needs = { TRAIT_FILE, "breakpoints are for mappings of files" }
+	.needs = { TRAIT_FILE, "breakpoints are for mappings of files" }, \
+	.except = { TRAIT_DRIVER, "a driver's file is not for code" }
 
 static const struct operation ops[] = {
 	{

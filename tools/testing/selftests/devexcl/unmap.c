@@ -363,11 +363,13 @@ static const struct operation ops[] = {
 		.finish = finish_dontunmap,
 		.expect = { TAKEN, CAUSE(UNMAP), ENTRY_IS(NONE), DATA_MOVED,
 			    .splits = SPLITS_VMA },
+		.except = { TRAIT_DRIVER, "mappings of drivers are not left empty" },
 	}, {
 		.name = "mremap_grow",
 		.act = act_mremap_grow,
 		.expect = { TAKEN, CAUSE(UNMAP), ENTRY_IS(NONE), DATA_MOVED,
 			    .splits = SPLITS_VMA },
+		.except = { TRAIT_DRIVER, "mappings of drivers do not grow" },
 	}, {
 		.name = "mremap_onto",
 		.act = act_mremap_onto,
@@ -386,6 +388,7 @@ static const struct operation ops[] = {
 		.act = act_mremap_expand,
 		.finish = finish_expand,
 		.expect = DEVICE_KEEPS,
+		.except = { TRAIT_DRIVER, "mappings of drivers do not grow" },
 	}, {
 		.name = "stack_growth",
 		.act = act_grow_stack,
@@ -407,6 +410,7 @@ static const struct operation ops[] = {
 		.expect = { TAKEN, CAUSE(CLEAR), ENTRY_IS(NONE), DATA_GONE,
 			    .reach = REACH_END },
 		.needs = { TRAIT_FILE, "there is no file" },
+		.except = { TRAIT_DRIVER, "the driver's file cannot do that" },
 	}, {
 		/* The copies are nobody's but ours; only the device is told. */
 		.name = "punch_hole",
@@ -414,12 +418,14 @@ static const struct operation ops[] = {
 		.expect = { TAKEN, CAUSE(CLEAR), ENTRY_IS(EXCLUSIVE),
 			    DATA_KEPT },
 		.needs = { TRAIT_FILE, "there is no file" },
+		.except = { TRAIT_DRIVER, "the driver's file cannot do that" },
 	}, {
 		.name = "remove",
 		.act = act_remove,
 		.expect = { TAKEN, CAUSE(CLEAR), ENTRY_IS(EXCLUSIVE),
 			    DATA_KEPT },
 		.needs = { TRAIT_FILE, "there is no file" },
+		.except = { TRAIT_DRIVER, "the driver's file cannot do that" },
 	},
 };
 

@@ -618,6 +618,7 @@ static const struct operation ops[] = {
 		.finish = finish_close,
 		.expect = DEVICE_KEEPS,
 		.needs = { TRAIT_FILE, "no file whose page could be there" },
+		.except = { TRAIT_DRIVER, "no page of the file is there" },
 	}, {
 		.name = "move_from",
 		.prepare = prepare_move, .act = act_move_from,
