@@ -2,10 +2,13 @@
 /*
  * A caller of the other word size: each call once, on real memory
  *
- * Run by the test abi.compat32. Exit status 0, or the number of the check that
+ * Run by the tests abi.compat32 and, with an argument, aperture_abi.compat32: the
+ * other device. Exit status 0, or the number of the check that
  * failed, which is printed. Without the harness, as 32-bit programs may have
  * to be built with a minimal toolchain.
  */
+#define _FILE_OFFSET_BITS 64
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -239,7 +242,135 @@ static void events(int fd)
 	check(event.seq == 1, "number of the first event");
 }
 
-int main(void)
+/* The other device */
+
+static void check_aperture_layout(void)
+{
+	check(sizeof(struct devexcl_aperture_info) == 64, "size of info");
+	check(sizeof(struct devexcl_aperture_create) == 56, "size of create");
+	check(sizeof(struct devexcl_aperture_policy) == 32, "size of policy");
+	check(sizeof(struct devexcl_aperture_move) == 24, "size of move");
+	check(sizeof(struct devexcl_aperture_range) == 40, "size of range");
+	check(sizeof(struct devexcl_aperture_page) == 32, "size of page");
+	check(sizeof(struct devexcl_aperture_pages) == 40, "size of pages");
+	check(sizeof(struct devexcl_aperture_copy) == 48, "size of copy");
+	check(sizeof(struct devexcl_aperture_inject) == 24, "size of inject");
+	check(sizeof(struct devexcl_entry) == 48, "size of entry");
+	check(sizeof(struct devexcl_aperture_inspect) == 40, "size of inspect");
+}
+
+static uint32_t create_object(int fd, uint64_t *offset)
+{
+	struct devexcl_aperture_create arg = {
+		.size = sizeof(arg),
+		.pages = PAGES,
+		.vma = DEVEXCL_VMA_PFN,
+		.batch = 1,
+	};
+	struct devexcl_aperture_policy policy = {
+		.size = sizeof(policy),
+		.count = PAGES,
+		.insert = DEVEXCL_INSERT_PFN,
+	};
+
+	check(!ioctl(fd, DEVEXCL_APERTURE_CREATE, &arg), "CREATE");
+	check(arg.offset, "offset");
+	*offset = arg.offset;
+	policy.id = arg.id;
+	check(!ioctl(fd, DEVEXCL_APERTURE_POLICY, &policy), "POLICY");
+	return arg.id;
+}
+
+static void copy_object(int fd, uint32_t id, uint64_t expected)
+{
+	uint64_t value = 0;
+	struct devexcl_aperture_copy arg = {
+		.size = sizeof(arg),
+		.id = id,
+		.length = sizeof(value),
+		.buf = (uintptr_t)&value,
+	};
+
+	check(!ioctl(fd, DEVEXCL_APERTURE_COPY, &arg), "COPY");
+	check(arg.copied == sizeof(value) && value == expected, "value");
+}
+
+/* The device knows the same page as the page table has. */
+static void look_at_page(int fd, uint32_t id, const char *p, size_t size)
+{
+	struct devexcl_aperture_page page = {};
+	struct devexcl_entry entry = {};
+	struct devexcl_aperture_pages pages = {
+		.size = sizeof(pages),
+		.id = id,
+		.pages = (uintptr_t)&page,
+		.count = 1,
+	};
+	struct devexcl_aperture_inspect inspect = {
+		.size = sizeof(inspect),
+		.addr = (uintptr_t)p,
+		.length = size,
+		.entries = (uintptr_t)&entry,
+	};
+
+	check(!ioctl(fd, DEVEXCL_APERTURE_PAGES, &pages), "PAGES");
+	check(!ioctl(fd, DEVEXCL_APERTURE_INSPECT, &inspect), "INSPECT");
+	check(inspect.done == 1 && entry.kind == DEVEXCL_ENTRY_PRESENT &&
+	      entry.pfn == page.pfn, "entry");
+}
+
+static void change_object(int fd, uint32_t id)
+{
+	struct devexcl_aperture_range range = {
+		.size = sizeof(range),
+		.id = id,
+		.count = PAGES,
+	};
+	struct devexcl_aperture_move move = {
+		.size = sizeof(move),
+		.id = id,
+		.placement = DEVEXCL_PLACE_BUFFER,
+	};
+	struct devexcl_aperture_inject inject = {
+		.size = sizeof(inject),
+		.id = id,
+	};
+
+	check(!ioctl(fd, DEVEXCL_APERTURE_CLEAN, &range) ||
+	      errno == EOPNOTSUPP, "CLEAN");
+	check(!ioctl(fd, DEVEXCL_APERTURE_ZAP, &range), "ZAP");
+	check(!ioctl(fd, DEVEXCL_APERTURE_MOVE, &move), "MOVE");
+	check(!ioctl(fd, DEVEXCL_APERTURE_INJECT, &inject), "INJECT");
+}
+
+static int aperture(size_t page)
+{
+	struct devexcl_aperture_info info = { .size = sizeof(info) };
+	int fd = open("/dev/devexcl_aperture", O_RDWR);
+	uint64_t offset, *word;
+	uint32_t id;
+	char *p;
+
+	check_aperture_layout();
+	check(fd >= 0, "open");
+	check(!ioctl(fd, DEVEXCL_APERTURE_INFO, &info), "INFO");
+	check(info.page_size == page, "INFO: page size");
+	id = create_object(fd, &offset);
+	p = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		 offset);
+	check(p != MAP_FAILED, "mmap");
+	word = (uint64_t *)p;
+	*word = 1ULL << 40;
+	look_at_page(fd, id, p, page);
+	copy_object(fd, id, 1ULL << 40);
+	change_object(fd, id);
+	check(__atomic_load_n(word, __ATOMIC_RELAXED) == 1ULL << 40, "data");
+	look_at_page(fd, id, p, page);
+	check(!close(fd), "close");
+	return 0;
+}
+
+int main(int argc, char **argv)
 {
 	struct devexcl_info info = { .size = sizeof(info) };
 	size_t page = sysconf(_SC_PAGESIZE);
@@ -247,6 +378,9 @@ int main(void)
 	uint64_t *word;
 	char *p;
 
+	(void)argv;
+	if (argc > 1)
+		return aperture(page);
 	check_layout();
 	check(fd >= 0, "open");
 	check(!ioctl(fd, DEVEXCL_INFO, &info), "INFO");

@@ -807,6 +807,25 @@ long smaps_kb(const struct mem *mem, const char *field)
 	return sum;
 }
 
+bool smaps_flag(const struct mem *mem, const char *flag)
+{
+	uintptr_t start = 0, end = 0, p = (uintptr_t)mem->p;
+	char line[512], word[8];
+	bool found = false;
+	FILE *f;
+
+	f = fopen("/proc/self/smaps", "r");
+	if (!f)
+		return false;
+	snprintf(word, sizeof(word), " %s ", flag);
+	while (fgets(line, sizeof(line), f))
+		if (!is_smaps_vma(line, &start, &end) && start == p &&
+		    end == p + mem->size && !strncmp(line, "VmFlags:", 8))
+			found = strstr(line, word);
+	fclose(f);
+	return found;
+}
+
 long mapcount_of(const void *p)
 {
 	uint64_t word = pagemap_of(p);
@@ -1045,6 +1064,30 @@ void touch_stack(void)
 
 	for (i = 0; i < sizeof(deep); i += 1024)
 		WRITE_MEM(&deep[i], 0);
+}
+
+int run_compat32(const char *argument)
+{
+	char name[4096];
+	ssize_t length = readlink("/proc/self/exe", name, sizeof(name) - 64);
+	pid_t pid;
+	int ret;
+
+	if (length < 0)
+		return -errno;
+	name[length] = 0;
+	snprintf(strrchr(name, '/'), 64, "/abi_compat32");
+	if (access(name, X_OK))
+		return -ENOENT;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (!pid) {
+		execl(name, name, argument, NULL);
+		_exit(errno == ENOEXEC ? 255 : 254);
+	}
+	ret = wait_child(pid);
+	return ret == 255 ? -ENOEXEC : ret;
 }
 
 void progress_open(struct progress *progress)

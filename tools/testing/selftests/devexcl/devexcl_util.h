@@ -274,6 +274,8 @@ const char *check_soft_dirty(const struct mem *mem, size_t first, size_t pages,
 
 /* A number in kB from /proc/self/smaps, summed over the VMAs of some memory. */
 long smaps_kb(const struct mem *mem, const char *field);
+/* Does smaps have this among the VmFlags of a mapping that is just this? */
+bool smaps_flag(const struct mem *mem, const char *flag);
 
 /* Mappings of the page that the CPU finds at @p, or -errno. */
 long mapcount_of(const void *p);
@@ -380,6 +382,11 @@ void nap(void);
  * child is a nonzero status.
  */
 int wait_child(pid_t pid);
+/*
+ * Run abi_compat32, which lies beside this program, with this argument or none: what
+ * wait_child() says, or -ENOENT if it was not built, or -ENOEXEC.
+ */
+int run_compat32(const char *argument);
 
 /*
  * While somebody has stopped who has the mmap_lock no thread can be made, and
