@@ -559,11 +559,152 @@ static void aperture_zap(struct aperture_object *obj, unsigned long first,
 			    (loff_t)count << PAGE_SHIFT, copies);
 }
 
+/* Looking at page tables */
+
+static void aperture_entry_page(struct devexcl_entry *entry, bool special)
+{
+	struct folio *folio;
+
+	if (pfn_valid(entry->pfn))
+		entry->flags |= DEVEXCL_ENTRY_HAS_PAGE;
+	if (is_zero_pfn(entry->pfn))
+		entry->flags |= DEVEXCL_ENTRY_ZERO;
+	else if (special || !pfn_valid(entry->pfn))
+		return;
+	/* The entry is a reference, and stays while its lock is held. */
+	folio = page_folio(pfn_to_page(entry->pfn));
+	if (folio_test_anon(folio))
+		entry->flags |= DEVEXCL_ENTRY_ANON;
+	entry->refcount = folio_ref_count(folio);
+	entry->mapcount = devexcl_folio_mapcount(folio);
+}
+
+static void aperture_entry_pte(struct devexcl_entry *entry, pte_t pte)
+{
+	entry->raw = pte_val(pte);
+	if (pte_none(pte))
+		return;
+	entry->kind = DEVEXCL_ENTRY_OTHER;
+	if (!pte_present(pte))
+		return;
+	entry->kind = DEVEXCL_ENTRY_PRESENT;
+	if (pte_write(pte))
+		entry->flags |= DEVEXCL_ENTRY_WRITE;
+	if (pte_young(pte))
+		entry->flags |= DEVEXCL_ENTRY_YOUNG;
+	if (pte_dirty(pte))
+		entry->flags |= DEVEXCL_ENTRY_DIRTY;
+	if (pte_special(pte))
+		entry->flags |= DEVEXCL_ENTRY_SPECIAL;
+	if (pte_soft_dirty(pte))
+		entry->flags |= DEVEXCL_ENTRY_SOFT_DIRTY;
+	if (devexcl_pte_uffd_wp(pte))
+		entry->flags |= DEVEXCL_ENTRY_UFFD_WP;
+	entry->prot = pgprot_val(pte_pgprot(pte));
+	entry->pfn = pte_pfn(pte);
+	entry->caching = aperture_caching(pte_pgprot(pte));
+	aperture_entry_page(entry, pte_special(pte));
+}
+
+static void aperture_entry_pmd(struct devexcl_entry *entry, pmd_t pmd,
+			       unsigned long addr)
+{
+	entry->raw = pmd_val(pmd);
+	if (pmd_none(pmd))
+		return;
+	entry->kind = DEVEXCL_ENTRY_OTHER;
+	if (!pmd_present(pmd))
+		return;
+	entry->kind = DEVEXCL_ENTRY_HUGE;
+	if (pmd_write(pmd))
+		entry->flags |= DEVEXCL_ENTRY_WRITE;
+	if (pmd_young(pmd))
+		entry->flags |= DEVEXCL_ENTRY_YOUNG;
+	if (pmd_dirty(pmd))
+		entry->flags |= DEVEXCL_ENTRY_DIRTY;
+	if (devexcl_pmd_special(pmd))
+		entry->flags |= DEVEXCL_ENTRY_SPECIAL;
+	if (pmd_soft_dirty(pmd))
+		entry->flags |= DEVEXCL_ENTRY_SOFT_DIRTY;
+	if (devexcl_pmd_uffd_wp(pmd))
+		entry->flags |= DEVEXCL_ENTRY_UFFD_WP;
+	entry->prot = pgprot_val(pmd_pgprot(pmd));
+	entry->pfn = pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
+	entry->caching = aperture_caching(pmd_pgprot(pmd));
+	aperture_entry_page(entry, devexcl_pmd_special(pmd));
+}
+
+/*
+ * Look at the entry in the page table that *@pmdp leads to, or at *@pmdp itself.
+ *
+ * Return: whether *@pmdp stayed what it was until we had the lock; if not, try
+ * again.
+ */
+static bool aperture_entry_try(struct mm_struct *mm, pmd_t *pmdp,
+			       unsigned long addr, struct devexcl_entry *entry)
+{
+	bool table, same;
+	spinlock_t *ptl;	/* of the entry */
+	pmd_t pmd;
+
+	rcu_read_lock();
+	pmd = READ_ONCE(*pmdp);
+	table = pmd_present(pmd) && !pmd_leaf(pmd);
+	ptl = table ? pte_lockptr(mm, &pmd) : pmd_lockptr(mm, pmdp);
+	spin_lock(ptl);
+	same = pmd_same(pmd, READ_ONCE(*pmdp));
+	if (same && table)
+		aperture_entry_pte(entry,
+				   READ_ONCE(*pte_offset_kernel(&pmd, addr)));
+	else if (same)
+		aperture_entry_pmd(entry, pmd, addr);
+	spin_unlock(ptl);
+	rcu_read_unlock();
+	return same;
+}
+
+/*
+ * A walker of our own. Those of mm are not for modules, or make page tables, or
+ * warn of what they do not expect; we are here to see what is there, whatever it
+ * is. The mmap_lock and a mapping at @addr keep the upper levels of the page
+ * table in place; the lowest may be taken away if it is empty, or be replaced
+ * by a huge page, so it is used under RCU, and looked for again when locked.
+ */
+static void aperture_entry(struct mm_struct *mm, unsigned long addr,
+			   struct devexcl_entry *entry)
+{
+	pgd_t *pgd = pgd_offset(mm, addr);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	lockdep_assert_held(&mm->mmap_lock);
+	if (pgd_none(*pgd))
+		return;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d))
+		return;
+	pud = pud_offset(p4d, addr);
+	if (pud_none(*pud))
+		return;
+	if (!pud_present(*pud) || pud_leaf(*pud)) {
+		entry->kind = DEVEXCL_ENTRY_OTHER;
+		return;
+	}
+	while (!aperture_entry_try(mm, pmd_offset(pud, addr), addr, entry))
+		cpu_relax();
+}
+
 /* Inserting pages */
 
 static bool aperture_is_cow(unsigned long vm_flags)
 {
 	return (vm_flags & (VM_SHARED | VM_MAYWRITE)) == VM_MAYWRITE;
+}
+
+/* A broken driver: it leaves that to the kernel. */
+static bool aperture_trusts_zero(const struct aperture_object *obj)
+{
+	return READ_ONCE(obj->broken) & DEVEXCL_APERTURE_BROKEN_TRUST_ZERO;
 }
 
 /*
@@ -582,6 +723,9 @@ static bool aperture_zero_is_safe(const struct aperture_object *obj,
 				   DEVEXCL_CREATE_PFN_MKWRITE;
 
 	if (!(vm_flags & (VM_WRITE | VM_MAYWRITE)))
+		return true;
+	if (aperture_trusts_zero(obj) && insert != DEVEXCL_INSERT_PFN &&
+	    insert != DEVEXCL_INSERT_PFN_PROT)
 		return true;
 	/* These make what they find, or make, writable. */
 	if (insert == DEVEXCL_INSERT_MIXED_MKWRITE ||
@@ -642,17 +786,22 @@ static bool aperture_writable(pgprot_t prot)
  * The protection of one page. It has the caching mode of the page, and else what
  * the mapping has, but it may be read-only in a writable mapping.
  */
-static pgprot_t aperture_page_prot(const struct vm_area_struct *vma,
-				   const struct aperture_page *page)
+static pgprot_t aperture_page_prot(const struct aperture_object *obj,
+				   const struct vm_area_struct *vma,
+				   unsigned long index)
 {
+	const struct aperture_page *page = &obj->page[index];
 	unsigned long vm_flags = vma->vm_flags;
+	pgprot_t prot;
 
 	if (page->flags & DEVEXCL_POLICY_READ_ONLY)
 		vm_flags &= ~VM_WRITE;
 	/* If writes are announced, it looks as if the mapping was private. */
 	else if (!aperture_writable(vma->vm_page_prot))
 		vm_flags &= ~VM_SHARED;
-	return aperture_pgprot(page->caching, vm_get_page_prot(vm_flags));
+	prot = aperture_pgprot(page->caching, vm_get_page_prot(vm_flags));
+	/* If the CPU encrypts memory, then that of the system. */
+	return aperture_page(obj, index) ? prot : pgprot_decrypted(prot);
 }
 
 static vm_fault_t aperture_errno_to_fault(int error)
@@ -682,11 +831,13 @@ static int aperture_insert_pages(struct aperture_object *obj,
 {
 	unsigned long room = min((vma->vm_end - addr) >> PAGE_SHIFT,
 				 (unsigned long)obj->nr - index);
+	/* Only the first is looked at afterwards. */
+	unsigned int most = aperture_trusts_zero(obj) ? 1 : obj->batch;
 	struct page *pages[APERTURE_MAX_BATCH];
 	unsigned long nr = 0, left;
 	int ret;
 
-	while (nr < obj->batch && nr < room &&
+	while (nr < most && nr < room &&
 	       obj->page[index + nr].insert == DEVEXCL_INSERT_PAGES) {
 		pages[nr] = aperture_page(obj, index + nr);
 		if (!pages[nr])
@@ -707,7 +858,6 @@ static vm_fault_t aperture_insert_one(struct aperture_object *obj,
 				      struct vm_fault *vmf, unsigned long index,
 				      enum devexcl_insert insert, int *error)
 {
-	const struct aperture_page *page = &obj->page[index];
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long addr = vmf->address & PAGE_MASK;
 	unsigned long pfn = aperture_pfn(obj, index);
@@ -717,12 +867,13 @@ static vm_fault_t aperture_insert_one(struct aperture_object *obj,
 		return vmf_insert_pfn(vma, addr, pfn);
 	case DEVEXCL_INSERT_PFN_PROT:
 		return vmf_insert_pfn_prot(vma, addr, pfn,
-					   aperture_page_prot(vma, page));
+					   aperture_page_prot(obj, vma, index));
 	case DEVEXCL_INSERT_MIXED:
 		return vmf_insert_mixed(vma, addr, devexcl_pfn(pfn));
 	case DEVEXCL_INSERT_MIXED_PROT:
 		return devexcl_insert_mixed_prot(vma, addr, pfn,
-						 aperture_page_prot(vma, page));
+						 aperture_page_prot(obj, vma,
+								    index));
 	case DEVEXCL_INSERT_MIXED_MKWRITE:
 		return devexcl_insert_mixed_mkwrite(vma, addr, pfn);
 	case DEVEXCL_INSERT_PAGE:
@@ -737,6 +888,40 @@ static vm_fault_t aperture_insert_one(struct aperture_object *obj,
 	default:
 		return VM_FAULT_SIGBUS;
 	}
+}
+
+static bool aperture_is_writable_zero(const struct devexcl_entry *entry)
+{
+	const u32 flags = DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_WRITE;
+
+	return (entry->flags & flags) == flags;
+}
+
+/* Was it inserted so that it can be written to? */
+static bool aperture_zero_writable(const struct vm_fault *vmf)
+{
+	struct devexcl_entry entry = {};
+
+	if (!pmd_none(READ_ONCE(*vmf->pmd)))
+		while (!aperture_entry_try(vmf->vma->vm_mm, vmf->pmd,
+					   vmf->address, &entry))
+			cpu_relax();
+	return aperture_is_writable_zero(&entry);
+}
+
+/* The same, of a mapping that mmap() is about to finish. */
+static bool aperture_maps_writable(const struct vm_area_struct *vma)
+{
+	unsigned long addr;
+
+	for (addr = vma->vm_start; addr < vma->vm_end; addr += PAGE_SIZE) {
+		struct devexcl_entry entry = {};
+
+		aperture_entry(vma->vm_mm, addr, &entry);
+		if (aperture_is_writable_zero(&entry))
+			return true;
+	}
+	return false;
 }
 
 static vm_fault_t aperture_insert(struct aperture_object *obj,
@@ -763,6 +948,11 @@ static vm_fault_t aperture_insert(struct aperture_object *obj,
 	else
 		ret = aperture_insert_one(obj, vmf, index, insert, &error);
 
+	if (aperture_trusts_zero(obj) && aperture_zero_writable(vmf)) {
+		aperture_zap(obj, index, 1, false);
+		error = -EPERM;
+		ret = VM_FAULT_SIGBUS;
+	}
 	WRITE_ONCE(page->error, error ?: aperture_fault_to_errno(ret));
 	return ret;
 }
@@ -880,7 +1070,7 @@ static vm_fault_t aperture_page_mkwrite(struct vm_fault *vmf)
 {
 	struct aperture_object *obj = vmf->vma->vm_private_data;
 	unsigned long index = vmf->pgoff - obj->pgoff;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
+	vm_fault_t ret;
 
 	if (index >= obj->nr || down_read_killable(&obj->lock))
 		return VM_FAULT_SIGBUS;
@@ -889,7 +1079,12 @@ static vm_fault_t aperture_page_mkwrite(struct vm_fault *vmf)
 	    vmf->page != aperture_page(obj, index)) {
 		/* The object has moved; mm looks at the entry again. */
 		ret = VM_FAULT_NOPAGE;
-	} else if (aperture_may_write(obj, vmf, index)) {
+	} else if (!aperture_may_write(obj, vmf, index)) {
+		ret = VM_FAULT_SIGBUS;
+	} else if (obj->page[index].insert == DEVEXCL_INSERT_PAGE_MKWRITE) {
+		/* It makes an entry writable that is there, too. */
+		ret = devexcl_insert_page_mkwrite(vmf, vmf->page);
+	} else {
 		/* mm would take the page for truncated if it locked it. */
 		lock_page(vmf->page);
 		ret = VM_FAULT_LOCKED;
@@ -1023,8 +1218,9 @@ static int aperture_check_map(const struct aperture_object *obj,
 	 * so when mmap() is done: too late for what is inserted before. The
 	 * zero page cannot have that.
 	 */
-	mapping->prot = vm_get_page_prot(zero ? vm_flags & ~VM_SHARED :
-						vm_flags);
+	if (zero && !aperture_trusts_zero(obj))
+		vm_flags &= ~VM_SHARED;
+	mapping->prot = vm_get_page_prot(vm_flags);
 	mapping->prot = aperture_pgprot(obj->vma_caching, mapping->prot);
 	return 0;
 }
@@ -1166,6 +1362,9 @@ static int aperture_mmap(struct file *file, struct vm_area_struct *vma)
 		vma->vm_ops = aperture_ops(obj, vma->vm_flags);
 		ret = aperture_map(obj, vma);
 	}
+	/* Whoever fails here has all that was inserted unmapped. */
+	if (!ret && aperture_trusts_zero(obj) && aperture_maps_writable(vma))
+		ret = -EPERM;
 	up_read(&obj->lock);
 	return ret;
 }
@@ -1245,140 +1444,7 @@ static int aperture_mmap_prepare(struct vm_area_desc *desc)
 }
 #endif /* DEVEXCL_HAS_MMAP_PREPARE */
 
-/* Looking at page tables */
-
-static void aperture_entry_page(struct devexcl_entry *entry, bool special)
-{
-	struct folio *folio;
-
-	if (pfn_valid(entry->pfn))
-		entry->flags |= DEVEXCL_ENTRY_HAS_PAGE;
-	if (is_zero_pfn(entry->pfn))
-		entry->flags |= DEVEXCL_ENTRY_ZERO;
-	else if (special || !pfn_valid(entry->pfn))
-		return;
-	/* The entry is a reference, and stays while its lock is held. */
-	folio = page_folio(pfn_to_page(entry->pfn));
-	if (folio_test_anon(folio))
-		entry->flags |= DEVEXCL_ENTRY_ANON;
-	entry->refcount = folio_ref_count(folio);
-	entry->mapcount = devexcl_folio_mapcount(folio);
-}
-
-static void aperture_entry_pte(struct devexcl_entry *entry, pte_t pte)
-{
-	entry->raw = pte_val(pte);
-	if (pte_none(pte))
-		return;
-	entry->kind = DEVEXCL_ENTRY_OTHER;
-	if (!pte_present(pte))
-		return;
-	entry->kind = DEVEXCL_ENTRY_PRESENT;
-	if (pte_write(pte))
-		entry->flags |= DEVEXCL_ENTRY_WRITE;
-	if (pte_young(pte))
-		entry->flags |= DEVEXCL_ENTRY_YOUNG;
-	if (pte_dirty(pte))
-		entry->flags |= DEVEXCL_ENTRY_DIRTY;
-	if (pte_special(pte))
-		entry->flags |= DEVEXCL_ENTRY_SPECIAL;
-	if (pte_soft_dirty(pte))
-		entry->flags |= DEVEXCL_ENTRY_SOFT_DIRTY;
-	if (devexcl_pte_uffd_wp(pte))
-		entry->flags |= DEVEXCL_ENTRY_UFFD_WP;
-	entry->prot = pgprot_val(pte_pgprot(pte));
-	entry->pfn = pte_pfn(pte);
-	entry->caching = aperture_caching(pte_pgprot(pte));
-	aperture_entry_page(entry, pte_special(pte));
-}
-
-static void aperture_entry_pmd(struct devexcl_entry *entry, pmd_t pmd,
-			       unsigned long addr)
-{
-	entry->raw = pmd_val(pmd);
-	if (pmd_none(pmd))
-		return;
-	entry->kind = DEVEXCL_ENTRY_OTHER;
-	if (!pmd_present(pmd))
-		return;
-	entry->kind = DEVEXCL_ENTRY_HUGE;
-	if (pmd_write(pmd))
-		entry->flags |= DEVEXCL_ENTRY_WRITE;
-	if (pmd_young(pmd))
-		entry->flags |= DEVEXCL_ENTRY_YOUNG;
-	if (pmd_dirty(pmd))
-		entry->flags |= DEVEXCL_ENTRY_DIRTY;
-	if (devexcl_pmd_special(pmd))
-		entry->flags |= DEVEXCL_ENTRY_SPECIAL;
-	if (pmd_soft_dirty(pmd))
-		entry->flags |= DEVEXCL_ENTRY_SOFT_DIRTY;
-	if (devexcl_pmd_uffd_wp(pmd))
-		entry->flags |= DEVEXCL_ENTRY_UFFD_WP;
-	entry->prot = pgprot_val(pmd_pgprot(pmd));
-	entry->pfn = pmd_pfn(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
-	entry->caching = aperture_caching(pmd_pgprot(pmd));
-	aperture_entry_page(entry, devexcl_pmd_special(pmd));
-}
-
-/*
- * Look at the entry in the page table that *@pmdp leads to, or at *@pmdp itself.
- *
- * Return: whether *@pmdp stayed what it was until we had the lock; if not, try
- * again.
- */
-static bool aperture_entry_try(struct mm_struct *mm, pmd_t *pmdp,
-			       unsigned long addr, struct devexcl_entry *entry)
-{
-	bool table, same;
-	spinlock_t *ptl;	/* of the entry */
-	pmd_t pmd;
-
-	rcu_read_lock();
-	pmd = READ_ONCE(*pmdp);
-	table = pmd_present(pmd) && !pmd_leaf(pmd);
-	ptl = table ? pte_lockptr(mm, &pmd) : pmd_lockptr(mm, pmdp);
-	spin_lock(ptl);
-	same = pmd_same(pmd, READ_ONCE(*pmdp));
-	if (same && table)
-		aperture_entry_pte(entry,
-				   READ_ONCE(*pte_offset_kernel(&pmd, addr)));
-	else if (same)
-		aperture_entry_pmd(entry, pmd, addr);
-	spin_unlock(ptl);
-	rcu_read_unlock();
-	return same;
-}
-
-/*
- * A walker of our own. Those of mm are not for modules, or make page tables, or
- * warn of what they do not expect; we are here to see what is there, whatever it
- * is. The mmap_lock and a mapping at @addr keep the upper levels of the page
- * table in place; the lowest may be taken away if it is empty, or be replaced
- * by a huge page, so it is used under RCU, and looked for again when locked.
- */
-static void aperture_entry(struct mm_struct *mm, unsigned long addr,
-			   struct devexcl_entry *entry)
-{
-	pgd_t *pgd = pgd_offset(mm, addr);
-	p4d_t *p4d;
-	pud_t *pud;
-
-	lockdep_assert_held(&mm->mmap_lock);
-	if (pgd_none(*pgd))
-		return;
-	p4d = p4d_offset(pgd, addr);
-	if (p4d_none(*p4d))
-		return;
-	pud = pud_offset(p4d, addr);
-	if (pud_none(*pud))
-		return;
-	if (!pud_present(*pud) || pud_leaf(*pud)) {
-		entry->kind = DEVEXCL_ENTRY_OTHER;
-		return;
-	}
-	while (!aperture_entry_try(mm, pmd_offset(pud, addr), addr, entry))
-		cpu_relax();
-}
+/* What user space sees of page tables */
 
 static int aperture_inspect(unsigned long addr, unsigned int nr,
 			    struct devexcl_entry *entries)
@@ -1451,6 +1517,21 @@ static u32 aperture_maps(const struct aperture_ctx *ctx)
 	return GENMASK(DEVEXCL_MAP_NR - 1, 0);
 }
 
+#define APERTURE_BROKEN							\
+	(DEVEXCL_APERTURE_BROKEN_NO_ZAP | DEVEXCL_APERTURE_BROKEN_WB |	\
+	 DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE |				\
+	 DEVEXCL_APERTURE_BROKEN_TRUST_ZERO)
+
+/* A kernel that does not care about the zero page must not be trusted. */
+static u32 aperture_broken(void)
+{
+	u32 broken = APERTURE_BROKEN;
+
+	if (!(DEVEXCL_APERTURE_CAPS & DEVEXCL_APERTURE_CAP_ZERO_CHECKED))
+		broken &= ~DEVEXCL_APERTURE_BROKEN_TRUST_ZERO;
+	return broken;
+}
+
 static u64 aperture_caps(void)
 {
 	u64 caps = DEVEXCL_APERTURE_CAPS;
@@ -1463,10 +1544,6 @@ static u64 aperture_caps(void)
 #endif
 	return caps;
 }
-
-#define APERTURE_BROKEN							\
-	(DEVEXCL_APERTURE_BROKEN_NO_ZAP | DEVEXCL_APERTURE_BROKEN_WB |	\
-	 DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE)
 
 static int aperture_ioctl_info(struct aperture_ctx *ctx, void *data)
 {
@@ -1483,7 +1560,7 @@ static int aperture_ioctl_info(struct aperture_ctx *ctx, void *data)
 	arg->io_pages = aperture_bar.pages;
 	arg->inserts = DEVEXCL_APERTURE_INSERTS;
 	arg->maps = aperture_maps(ctx);
-	arg->broken = APERTURE_BROKEN;
+	arg->broken = aperture_broken();
 	arg->caps = aperture_caps();
 	return 0;
 }
@@ -1953,7 +2030,7 @@ static int aperture_ioctl_inject(struct aperture_ctx *ctx, void *data)
 	struct devexcl_aperture_inject *arg = data;
 	struct aperture_object *obj;
 
-	if (arg->broken & ~APERTURE_BROKEN || arg->reserved ||
+	if (arg->broken & ~aperture_broken() || arg->reserved ||
 	    arg->fail_after > APERTURE_MAX_PAGES)
 		return -EINVAL;
 	obj = aperture_object(ctx, arg->id);

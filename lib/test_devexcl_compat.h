@@ -216,7 +216,7 @@ devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
 }
 #endif
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 15, 0)
 #define DEVEXCL_INSERTS_PAGE	BIT(DEVEXCL_INSERT_PAGE_MKWRITE)
 
 static inline vm_fault_t devexcl_insert_page_mkwrite(struct vm_fault *vmf,

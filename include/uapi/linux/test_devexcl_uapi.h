@@ -1373,6 +1373,11 @@ struct devexcl_aperture_copy {
 #define DEVEXCL_APERTURE_BROKEN_WB		(1U << 1)
 /* The mkwrite hooks allow what they should refuse, but for the zero page. */
 #define DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE	(1U << 2)
+/*
+ * It is left to the kernel where the zero page may be mapped. If the kernel lets it
+ * be written to, the page is taken away again at once; the error is EPERM.
+ */
+#define DEVEXCL_APERTURE_BROKEN_TRUST_ZERO	(1U << 3)
 
 /**
  * struct devexcl_aperture_inject - DEVEXCL_APERTURE_INJECT: misbehave

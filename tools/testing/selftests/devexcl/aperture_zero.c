@@ -260,9 +260,9 @@ static bool is_special(const struct aperture *ap, const struct function *f)
 	return f->special || counts_not(ap);
 }
 
-/* A new object, and a new mapping of it. */
-static int map_zero(FIXTURE_DATA(zero) *self, const struct function *f,
-		    const FIXTURE_VARIANT(zero) *variant)
+/* A new object; the mapping of the one before goes. */
+static int create_zero(FIXTURE_DATA(zero) *self, const struct function *f,
+		       const FIXTURE_VARIANT(zero) *variant)
 {
 	const struct devexcl_aperture_create like = {
 		.flags = variant->create_flags,
@@ -275,9 +275,15 @@ static int map_zero(FIXTURE_DATA(zero) *self, const struct function *f,
 	mem_unmap(&self->mem);
 	self->mem = (struct mem) {};
 	ret = object_create(&self->ap, &self->obj, &like);
-	if (!ret)
-		ret = object_policy(&self->obj, 0, PAGES, f->insert,
-				    DEVEXCL_POLICY_ZERO);
+	return ret ? ret : object_policy(&self->obj, 0, PAGES, f->insert,
+					 DEVEXCL_POLICY_ZERO);
+}
+
+static int map_zero(FIXTURE_DATA(zero) *self, const struct function *f,
+		    const FIXTURE_VARIANT(zero) *variant)
+{
+	int ret = create_zero(self, f, variant);
+
 	return ret ? ret : object_map(&self->obj, &self->mem, variant->prot,
 				      variant->map_flags);
 }
@@ -330,6 +336,99 @@ TEST_F(zero, mmap)
 	}
 }
 
+/*
+ * Where the device does not see to it itself, the kernel does: what it should
+ * refuse it refuses, and what it maps cannot be written to.
+ */
+static bool trusts_kernel(FIXTURE_DATA(zero) *self)
+{
+	return self->ap.info.broken & DEVEXCL_APERTURE_BROKEN_TRUST_ZERO;
+}
+
+static int map_trusting(FIXTURE_DATA(zero) *self, const struct function *f,
+			const FIXTURE_VARIANT(zero) *variant)
+{
+	int ret = create_zero(self, f, variant);
+
+	if (!ret)
+		ret = object_inject(&self->obj,
+				    DEVEXCL_APERTURE_BROKEN_TRUST_ZERO, 0);
+	return ret ? ret : object_map(&self->obj, &self->mem, variant->prot,
+				      variant->map_flags);
+}
+
+/* Touch page 1: it is mapped, or refused with this error. */
+static void expect_trusted(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(zero) *self,
+			   const FIXTURE_VARIANT(zero) *variant,
+			   const struct function *f, int want)
+{
+	uint64_t value;
+	int code;
+
+	TH_LOG("%s", f->name);
+	ASSERT_EQ(0, map_trusting(self, f, variant));
+	code = cpu_read(word_of(&self->mem, 1), &value);
+	ASSERT_EQ(-want, object_page(&self->obj, 1).error);
+	ASSERT_EQ(want ? BUS_ADRERR : 0, code);
+	if (want) {
+		expect_none(&self->ap, &self->mem, 1);
+		return;
+	}
+	expect_zero(_metadata, self, 1, is_special(&self->ap, f));
+	expect_write(_metadata, self, variant, 1);
+}
+
+TEST_F(zero, trusted_fault)
+{
+	const struct function *f;
+
+	if (!trusts_kernel(self))
+		SKIP(return, "this kernel leaves it to the driver");
+	for_each_function(f)
+		if (f->insert && !f->mkwrite &&
+		    aperture_can_insert(&self->ap, f->insert))
+			expect_trusted(_metadata, self, variant, f,
+				       variant->allowed ? 0 : f->refusal);
+}
+
+/* Who is to make it writable has nothing to do with the zero page. */
+TEST_F(zero, trusted_mkwrite)
+{
+	const struct function *f;
+
+	if (!trusts_kernel(self))
+		SKIP(return, "this kernel leaves it to the driver");
+	if (variant->map_flags == MAP_PRIVATE)
+		SKIP(return, "not for private mappings");
+	if (variant->create_flags & DEVEXCL_CREATE_READ_ONLY)
+		SKIP(return, "nothing can be made writable there");
+	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_PAGE_MKWRITE))
+		SKIP(return, "this kernel has no such function");
+	for_each_function(f)
+		if (f->mkwrite && aperture_can_insert(&self->ap, f->insert))
+			expect_trusted(_metadata, self, variant, f, EFAULT);
+}
+
+TEST_F(zero, trusted_mmap)
+{
+	const struct function *f;
+
+	if (!trusts_kernel(self))
+		SKIP(return, "this kernel leaves it to the driver");
+	for_each_function(f) {
+		if (f->insert)
+			continue;
+		TH_LOG("%s", f->name);
+		ASSERT_EQ(variant->allowed ? 0 : -f->refusal,
+			  map_trusting(self, f, variant));
+		if (!variant->allowed)
+			continue;
+		expect_zero(_metadata, self, 1, is_special(&self->ap, f));
+		expect_write(_metadata, self, variant, 1);
+	}
+}
+
 /* Pages of a mapping that mm counts, as far as smaps knows them */
 static long mapped_pages(const struct mem *mem)
 {
@@ -344,6 +443,7 @@ TEST_F(zero, counts)
 {
 	struct devexcl_aperture_page before, now;
 	const struct function *f;
+	pid_t child;
 	int want;
 
 	for_each_function(f) {
@@ -361,6 +461,14 @@ TEST_F(zero, counts)
 		EXPECT_EQ(want, now.refcount - before.refcount);
 		EXPECT_EQ(want, now.mapcount - before.mapcount);
 		EXPECT_EQ(want, mapped_pages(&self->mem));
+		/* Nor of a child, which goes again. */
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child) {
+			now = object_page(&self->obj, 0);
+			_exit(now.mapcount - before.mapcount != 2 * want);
+		}
+		EXPECT_EQ(0, wait_child(child));
 		object_zap(&self->obj, 0);
 		now = object_page(&self->obj, 0);
 		EXPECT_EQ(before.refcount, now.refcount);
