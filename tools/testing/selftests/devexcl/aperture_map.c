@@ -82,17 +82,24 @@ FIXTURE_TEARDOWN(map)
 	aperture_close(&self->ap);
 }
 
-static int create(FIXTURE_DATA(map) *self, const FIXTURE_VARIANT(map) *variant,
-		  uint32_t flags)
+static int create_pages(FIXTURE_DATA(map) *self,
+			const FIXTURE_VARIANT(map) *variant, uint32_t flags,
+			uint32_t pages)
 {
 	const struct devexcl_aperture_create like = {
 		.flags = flags,
-		.pages = PAGES,
+		.pages = pages,
 		.placement = DEVEXCL_PLACE_BUFFER,
 		.map = variant->map,
 	};
 
 	return object_create(&self->ap, &self->obj, &like);
+}
+
+static int create(FIXTURE_DATA(map) *self, const FIXTURE_VARIANT(map) *variant,
+		  uint32_t flags)
+{
+	return create_pages(self, variant, flags, PAGES);
 }
 
 #define RW	(PROT_READ | PROT_WRITE)
@@ -118,6 +125,10 @@ TEST_F(map, entries)
 	size_t page;
 
 	ASSERT_EQ(0, create_and_map(self, variant, 0, MAP_SHARED));
+	/* The function has said what the mapping is. */
+	EXPECT_EQ(variant->normal, smaps_flag(&self->mem, "mm"));
+	EXPECT_EQ(!variant->normal, smaps_flag(&self->mem, "pf"));
+	EXPECT_EQ(!variant->normal, smaps_flag(&self->mem, "io"));
 	for (page = 0; page < PAGES; page++) {
 		expect_kind(&self->ap, &self->mem, page, PRESENT);
 		expect_flags(&self->ap, &self->mem, page,
@@ -128,6 +139,30 @@ TEST_F(map, entries)
 		WRITE_MEM(word_of(&self->mem, page), page + 1);
 		ASSERT_EQ(page + 1, object_load(&self->obj, page));
 		ASSERT_EQ(0, object_page(&self->obj, page).faults);
+	}
+}
+
+/* Nothing happens to pages where one page table ends and the next begins. */
+TEST_F(map, two_page_tables)
+{
+	const size_t before = 11, pages = 24, huge = self->ap.info.pmd_pages;
+	struct mem room, *mem = &self->mem;
+	size_t page;
+
+	ASSERT_EQ(0, create_pages(self, variant, 0, pages));
+	ASSERT_EQ(0, mem_map(&room, 2 * huge));
+	mem->p = (char *)(((uintptr_t)room.p + huge * page_size()) &
+			  -(huge * page_size())) - before * page_size();
+	if (mem->p < room.p)
+		mem->p += huge * page_size();
+	mem->pages = pages;
+	mem->size = pages * page_size();
+	ASSERT_EQ(mem->p, mmap(mem->p, mem->size, RW, MAP_SHARED | MAP_FIXED,
+			       self->ap.fd, self->obj.offset));
+	for (page = 0; page < pages; page++) {
+		expect_kind(&self->ap, mem, page, PRESENT);
+		expect_pfn(&self->ap, mem, page,
+			   object_page(&self->obj, page).pfn);
 	}
 }
 

@@ -373,20 +373,17 @@ FIXTURE_TEARDOWN(huge)
 	aperture_close(&self->ap);
 }
 
-/* An object of one huge page, mapped so that one huge entry fits. */
-static int map_huge(FIXTURE_DATA(huge) *self, enum devexcl_vma vma,
-		    enum devexcl_insert insert,
-		    enum devexcl_placement placement)
+/*
+ * An object like @like, but of one huge page, mapped so that one huge entry fits.
+ */
+static int map_huge(FIXTURE_DATA(huge) *self, enum devexcl_insert insert,
+		    struct devexcl_aperture_create like)
 {
-	const struct devexcl_aperture_create like = {
-		.pages = self->ap.info.pmd_pages,
-		.placement = placement,
-		.vma = vma,
-	};
-	size_t size = like.pages * page_size();
+	size_t size = self->ap.info.pmd_pages * page_size();
 	uintptr_t p;
 	int ret;
 
+	like.pages = self->ap.info.pmd_pages;
 	ret = object_create(&self->ap, &self->obj, &like);
 	if (!ret)
 		ret = object_policy(&self->obj, 0, like.pages, insert, 0);
@@ -409,26 +406,78 @@ static int map_huge(FIXTURE_DATA(huge) *self, enum devexcl_vma vma,
 	return 0;
 }
 
-/* Touch the first page: is all of it there? */
+/* The first page was touched: is all of it there? */
 static bool maps_huge(FIXTURE_DATA(huge) *self)
 {
-	WRITE_MEM(word_of(&self->mem, 0), 3);
 	return !check_kind(&self->ap, &self->mem, self->mem.pages - 1,
 			   DEVEXCL_ENTRY_HUGE);
 }
 
-TEST_F(huge, pfn)
+/* Memory of the device that is cached like this, by page frame number */
+static int map_huge_pfn(FIXTURE_DATA(huge) *self, enum devexcl_caching caching,
+			uint32_t create_flags)
 {
+	const struct devexcl_aperture_create like = {
+		.flags = create_flags,
+		.placement = DEVEXCL_PLACE_BUFFER,
+		.caching = caching,
+		.vma = DEVEXCL_VMA_PFN,
+	};
+
 	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_PFN_PMD))
-		SKIP(return, "this kernel has no huge entries for drivers");
-	ASSERT_EQ(0, map_huge(self, DEVEXCL_VMA_PFN, DEVEXCL_INSERT_PFN_PMD,
-			      DEVEXCL_PLACE_BUFFER));
-	if (!maps_huge(self))
-		SKIP(return, "huge pages are switched off");
-	ASSERT_EQ(3, object_load(&self->obj, 0));
+		return -EOPNOTSUPP;
+	return map_huge(self, DEVEXCL_INSERT_PFN_PMD, like);
+}
+
+static int map_huge_folio(FIXTURE_DATA(huge) *self)
+{
+	const struct devexcl_aperture_create like = {
+		.placement = DEVEXCL_PLACE_FOLIO,
+		.vma = DEVEXCL_VMA_MIXED,
+	};
+
+	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_FOLIO_PMD))
+		return -EOPNOTSUPP;
+	return map_huge(self, DEVEXCL_INSERT_FOLIO_PMD, like);
+}
+
+/*
+ * Touch the first page of what was mapped, with this result: all of it is there
+ * then. Else what is lacking.
+ */
+static const char *touch_huge(struct __test_metadata *_metadata,
+			      FIXTURE_DATA(huge) *self, int ret)
+{
+	if (ret == -EOPNOTSUPP)
+		return "this kernel has no such huge entries";
+	ASSERT_EQ(0, ret);
+	READ_MEM(word_of(&self->mem, 0));
+	return maps_huge(self) ? NULL : "huge pages are switched off";
+}
+
+/* Claims about caching hold where it can be chosen. */
+static void expect_huge(struct __test_metadata *_metadata,
+			FIXTURE_DATA(huge) *self, enum devexcl_caching caching)
+{
+	expect_kind(&self->ap, &self->mem, 5, HUGE);
 	expect_pfn(&self->ap, &self->mem, 5, object_page(&self->obj, 5).pfn);
 	expect_flags(&self->ap, &self->mem, 5, DEVEXCL_ENTRY_SPECIAL,
 		     DEVEXCL_ENTRY_SPECIAL);
+	if (aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		expect_caching(&self->ap, &self->mem, 5, caching);
+}
+
+TEST_F(huge, pfn)
+{
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WB, 0));
+	if (lack)
+		SKIP(return, "%s", lack);
+	WRITE_MEM(word_of(&self->mem, 0), 3);
+	ASSERT_EQ(3, object_load(&self->obj, 0));
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WB);
 	ASSERT_EQ(1, object_page(&self->obj, 5).refcount);
 	ASSERT_EQ(0, object_page(&self->obj, 5).mapcount);
 
@@ -437,10 +486,7 @@ TEST_F(huge, pfn)
 				 DEVEXCL_CACHING_WC, 0));
 	expect_none(&self->ap, &self->mem, 5);
 	expect_word(&self->mem, 0, 3);
-	expect_kind(&self->ap, &self->mem, 5, HUGE);
-	expect_pfn(&self->ap, &self->mem, 5, object_page(&self->obj, 5).pfn);
-	if (aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
-		expect_caching(&self->ap, &self->mem, 5, DEVEXCL_CACHING_WC);
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
 
 	/* Whoever changes a part of it loses all, and gets single pages. */
 	ASSERT_EQ(0, mprotect(page_of(&self->mem, 5), page_size(), PROT_READ));
@@ -449,21 +495,125 @@ TEST_F(huge, pfn)
 	expect_pfn(&self->ap, &self->mem, 0, object_page(&self->obj, 0).pfn);
 }
 
+/* With a hook the first write comes to the driver, and the entry stays huge. */
+TEST_F(huge, read_then_written)
+{
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WC,
+				       DEVEXCL_CREATE_PFN_MKWRITE));
+	if (lack)
+		SKIP(return, "%s", lack);
+	expect_flags(&self->ap, &self->mem, 5, DEVEXCL_ENTRY_WRITE, 0);
+	ASSERT_EQ(1, object_page(&self->obj, 0).faults);
+	WRITE_MEM(word_of(&self->mem, 0), 3);
+	ASSERT_EQ(2, object_page(&self->obj, 0).faults);
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+	expect_flags(&self->ap, &self->mem, 5,
+		     DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY,
+		     DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY);
+	WRITE_MEM(word_of(&self->mem, 9), 4);
+	ASSERT_EQ(4, object_load(&self->obj, 9));
+	ASSERT_EQ(2, object_page(&self->obj, 0).faults);
+}
+
+TEST_F(huge, mprotect)
+{
+	struct mem *mem = &self->mem;
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WC, 0));
+	if (lack)
+		SKIP(return, "%s", lack);
+	WRITE_MEM(word_of(mem, 0), 3);
+	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_READ));
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+	expect_flags(&self->ap, mem, 5, DEVEXCL_ENTRY_WRITE, 0);
+	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_NONE));
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_READ | PROT_WRITE));
+	expect_word(mem, 0, 3);
+	WRITE_MEM(word_of(mem, 0), 4);
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+	ASSERT_EQ(4, object_load(&self->obj, 0));
+}
+
+/* A child has the huge entry at once, and it is the same. */
+TEST_F(huge, fork)
+{
+	const char *lack;
+	pid_t child;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WC, 0));
+	if (lack)
+		SKIP(return, "%s", lack);
+	WRITE_MEM(word_of(&self->mem, 0), 3);
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		const struct aperture *ap = &self->ap;
+		uint64_t pfn = object_page(&self->obj, 5).pfn;
+		const char *wrong = check_kind(ap, &self->mem, 5,
+					       DEVEXCL_ENTRY_HUGE);
+
+		if (!wrong)
+			wrong = check_pfn(ap, &self->mem, 5, pfn);
+		if (!wrong && aperture_can(ap, DEVEXCL_APERTURE_CAP_PAT))
+			wrong = check_caching(ap, &self->mem, 5,
+					      DEVEXCL_CACHING_WC);
+		if (wrong)
+			TH_LOG("child: %s", wrong);
+		WRITE_MEM(word_of(&self->mem, 9), 4);
+		_exit(wrong || READ_MEM(word_of(&self->mem, 0)) != 3);
+	}
+	ASSERT_EQ(0, wait_child(child));
+	expect_word(&self->mem, 9, 4);
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+}
+
+/* The mappings of a huge page, and its place in the resident set */
+static void expect_counts(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(huge) *self, int mappings, size_t rss)
+{
+	EXPECT_EQ(1 + mappings, object_page(&self->obj, 5).refcount);
+	EXPECT_EQ(mappings, object_page(&self->obj, 5).mapcount);
+	EXPECT_EQ(rss * page_size() / 1024,
+		  (size_t)smaps_kb(&self->mem, "Rss"));
+}
+
 TEST_F(huge, folio)
 {
-	if (!aperture_can_insert(&self->ap, DEVEXCL_INSERT_FOLIO_PMD))
-		SKIP(return, "this kernel has no huge entries for folios of drivers");
-	ASSERT_EQ(0, map_huge(self, DEVEXCL_VMA_MIXED, DEVEXCL_INSERT_FOLIO_PMD,
-			      DEVEXCL_PLACE_FOLIO));
-	if (!maps_huge(self))
-		SKIP(return, "huge pages are switched off");
+	const char *lack;
+
+	lack = touch_huge(_metadata, self, map_huge_folio(self));
+	if (lack)
+		SKIP(return, "%s", lack);
+	WRITE_MEM(word_of(&self->mem, 0), 3);
 	expect_flags(&self->ap, &self->mem, 5, DEVEXCL_ENTRY_SPECIAL, 0);
-	ASSERT_EQ(2, object_page(&self->obj, 5).refcount);
-	ASSERT_EQ(1, object_page(&self->obj, 5).mapcount);
+	expect_counts(_metadata, self, 1, self->mem.pages);
 	ASSERT_EQ(0, object_zap(&self->obj, 0));
-	ASSERT_EQ(1, object_page(&self->obj, 5).refcount);
-	ASSERT_EQ(0, object_page(&self->obj, 5).mapcount);
+	expect_counts(_metadata, self, 0, 0);
 	expect_word(&self->mem, 0, 3);
+}
+
+/* A part goes, and with it the huge entry: then nothing of it is counted. */
+TEST_F(huge, folio_split)
+{
+	const char *lack;
+
+	lack = touch_huge(_metadata, self, map_huge_folio(self));
+	if (lack)
+		SKIP(return, "%s", lack);
+	ASSERT_EQ(0, munmap(page_of(&self->mem, 5), page_size()));
+	expect_none(&self->ap, &self->mem, 0);
+	expect_counts(_metadata, self, 0, 0);
+	/* It comes back in pieces. */
+	expect_word(&self->mem, 0, 0);
+	expect_kind(&self->ap, &self->mem, 0, PRESENT);
+	EXPECT_EQ(1, object_page(&self->obj, 5).mapcount);
 }
 
 DEVEXCL_TEST_MAIN
