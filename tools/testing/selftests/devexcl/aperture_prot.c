@@ -6,6 +6,11 @@
  * before. What it chose must be in the entry, whatever vm_page_prot says, and
  * stay there whatever mm does to the entry.
  */
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <linux/mempolicy.h>
+
 #include "devexcl_aperture_test.h"
 
 #define PAGES	4
@@ -19,6 +24,7 @@
  * @placement: where the memory is
  * @caching: how the memory is cached
  * @vma_caching: how the mapping is cached
+ * @part: of REMAP_PFN: pages that are mapped at a time; 0: all
  * @of_vma: the entry gets what the mapping has, else what the memory has
  * @normal: mm has a struct page for the entry
  * @writable: it is writable from the beginning, even if nobody writes to it
@@ -31,6 +37,7 @@ struct row {
 	enum devexcl_placement placement;
 	enum devexcl_caching caching;
 	enum devexcl_caching vma_caching;
+	uint32_t part;
 	bool of_vma;
 	bool normal;
 	bool writable;
@@ -67,14 +74,15 @@ struct row {
 		.normal = true,						\
 	}
 
-#define REMAP(_map, _placement, _caching)				\
+#define REMAP(_map, _placement, _caching, _vma_caching, _part)		\
 	{								\
-		.name = #_map " " #_placement " " #_caching,		\
+		.name = #_map " " #_placement " " #_caching " " #_part,	\
 		.map = DEVEXCL_MAP_##_map,				\
 		.insert = DEVEXCL_INSERT_PFN,				\
 		.placement = DEVEXCL_PLACE_##_placement,		\
 		.caching = DEVEXCL_CACHING_##_caching,			\
-		.vma_caching = DEVEXCL_CACHING_##_caching,		\
+		.vma_caching = DEVEXCL_CACHING_##_vma_caching,		\
+		.part = _part,						\
 		.writable = true,					\
 	}
 
@@ -95,9 +103,11 @@ static const struct row rows[] = {
 	PAGE(PAGE, WB),
 	PAGE(PAGE, WC),
 	PAGE(PAGES, UC),
-	REMAP(REMAP_PFN, BUFFER, WC),
-	REMAP(REMAP_PFN, IO, UC),
-	REMAP(IOMAP, IO, WC),
+	REMAP(REMAP_PFN, BUFFER, WC, WC, 0),
+	REMAP(REMAP_PFN, BUFFER, WC, WB, 0),
+	REMAP(REMAP_PFN, BUFFER, UC, WB, 1),
+	REMAP(REMAP_PFN, IO, UC, UC, 0),
+	REMAP(IOMAP, IO, WC, WC, 0),
 	{
 		.name = "MIXED_MKWRITE SYSTEM WC",
 		.vma = DEVEXCL_VMA_MIXED,
@@ -165,6 +175,7 @@ static int map_row(FIXTURE_DATA(prot) *self, const struct row *row,
 		.vma = row->vma,
 		.map = row->map,
 		.vma_caching = row->vma_caching,
+		.part = row->part,
 	};
 	int ret;
 
@@ -423,6 +434,192 @@ TEST_F(prot, soft_dirty)
 	}
 }
 
+/*
+ * NUMA balancing makes entries inaccessible for a moment, to see which node
+ * uses a page; not those of drivers.
+ */
+#define BALANCING	"/proc/sys/kernel/numa_balancing"
+#define BALANCING_DIR	"/sys/kernel/debug/sched/numa_balancing/"
+
+static struct knob {
+	const char *path;
+	const char *value;
+	char before[16];
+} knobs[] = {
+	{ BALANCING_DIR "scan_delay_ms", "10" },
+	{ BALANCING_DIR "scan_period_min_ms", "10" },
+	{ BALANCING_DIR "scan_period_max_ms", "20" },
+	{ BALANCING, "1" },
+};
+
+static bool switch_on(struct knob *knob)
+{
+	int fd = open(knob->path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	if (read(fd, knob->before, sizeof(knob->before) - 1) < 0)
+		knob->before[0] = 0;
+	close(fd);
+	return !write_file(knob->path, knob->value);
+}
+
+static void switch_off(struct knob *knob)
+{
+	if (knob->before[0])
+		write_file(knob->path, knob->before);
+}
+
+static void *sleep_for_ever(void *arg)
+{
+	(void)arg;
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static long hinting_faults(void)
+{
+	FILE *f = fopen("/proc/vmstat", "re");
+	char line[80];
+	long count = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "numa_hint_faults %ld", &count);
+	if (f)
+		fclose(f);
+	return count;
+}
+
+/* Use memory until that was found out: false if it is not, for long. */
+static bool wait_for_hinting(const struct mem *ballast)
+{
+	long faults = hinting_faults();
+	time_t end = time(NULL) + 5;
+	size_t i;
+
+	while (time(NULL) < end) {
+		if (hinting_faults() >= faults + (long)ballast->pages / 2)
+			return true;
+		for (i = 0; i < ballast->pages * 1000; i++)
+			READ_MEM(word_of(ballast, i % ballast->pages));
+	}
+	return false;
+}
+
+/* Each row in a mapping of its own, so that all are there at once */
+static FIXTURE_DATA(prot) all[ARRAY_SIZE(rows)];
+
+/*
+ * Memory is looked at in turn: when it is some memory's turn for the second
+ * time, then all has been looked at. 0, or 1 if something has changed, or 2 if
+ * nobody looks.
+ */
+static int hinted(struct __test_metadata *_metadata,
+		  const struct aperture *ap)
+{
+	uint64_t before[ARRAY_SIZE(rows)];
+	const struct row *row;
+	struct mem ballast;
+	pthread_t other;
+	int ret = 0;
+
+	/* Memory of a process with one thread may be left alone. */
+	if (pthread_create(&other, NULL, sleep_for_ever, NULL) ||
+	    mem_map(&ballast, 64))
+		return 1;
+	syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+	for_each_row(ap, row) {
+		FIXTURE_DATA(prot) *self = &all[row - rows];
+
+		if (map_row(self, row, 0, RW, MAP_SHARED))
+			return 1;
+		write_all(&self->mem, 10);
+		before[row - rows] = entry_at(&self->ap, self->mem.p).raw;
+	}
+	if (!wait_for_hinting(&ballast) || !wait_for_hinting(&ballast))
+		return 2;
+	for_each_row(ap, row) {
+		FIXTURE_DATA(prot) *self = &all[row - rows];
+		const char *wrong = check_chosen(self, row, 0);
+
+		if (!wrong &&
+		    entry_at(&self->ap, self->mem.p).raw != before[row - rows])
+			wrong = "the entry has changed";
+		if (wrong)
+			TH_LOG("%s: %s", row->name, wrong);
+		if (wrong)
+			ret = 1;
+	}
+	return ret;
+}
+
+TEST_F(prot, numa_hinting)
+{
+	bool on = true;
+	pid_t child;
+	size_t i;
+	int ret;
+
+	for (i = 0; i < ARRAY_SIZE(knobs); i++)
+		on &= switch_on(&knobs[i]);
+	child = on ? fork() : -1;
+	if (!child)
+		_exit(hinted(_metadata, &self->ap));
+	ret = child > 0 ? wait_child(child) : 2;
+	for (i = ARRAY_SIZE(knobs); i-- > 0; )
+		switch_off(&knobs[i]);
+	if (ret == 2)
+		SKIP(return, "no NUMA balancing, or it does not come to it");
+	ASSERT_EQ(0, ret);
+}
+
+/*
+ * If the CPU encrypts memory, then that of the system, and not that of devices.
+ * The bit is where a page frame number would be.
+ */
+static uint64_t encryption_of(const struct aperture *ap, const void *p)
+{
+	return entry_at(ap, p).prot & 0x000ffffffffff000ULL;
+}
+
+static bool cpu_encrypts(void)
+{
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	char line[4096];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = !strncmp(line, "flags", 5) && strstr(line, " sme");
+	if (f)
+		fclose(f);
+	return found;
+}
+
+TEST_F(prot, encryption)
+{
+	static const struct row row = PFN(PFN_PROT, SYSTEM, WB, WB);
+	uint64_t system;
+	struct mem mem;
+
+	ASSERT_EQ(0, mem_map(&mem, 1));
+	system = encryption_of(&self->ap, mem.p);
+	mem_unmap(&mem);
+	if (!cpu_encrypts() || !system)
+		SKIP(return, "the CPU does not encrypt memory");
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	write_all(&self->mem, 10);
+	ASSERT_EQ(system, encryption_of(&self->ap, self->mem.p));
+	if (self->ap.info.io != DEVEXCL_IO_BAR)
+		SKIP(return, "there is no memory of a device");
+	ASSERT_EQ(0, object_move(&self->obj, DEVEXCL_PLACE_IO,
+				 DEVEXCL_CACHING_UC, 0));
+	write_all(&self->mem, 20);
+	ASSERT_EQ(0, encryption_of(&self->ap, self->mem.p));
+	ASSERT_EQ(0, mprotect(self->mem.p, self->mem.size, PROT_READ));
+	ASSERT_EQ(0, encryption_of(&self->ap, self->mem.p));
+}
+
 /* The sum of what the mkwrite hooks were called for page 1 */
 static uint32_t announced(struct object *obj, const struct row *row)
 {
@@ -506,7 +703,8 @@ TEST_F(prot, private_copy)
 	for_each_row(&self->ap, row) {
 		map_this(row, 0, RW, MAP_SHARED);
 		if (row->vma == DEVEXCL_VMA_PFN ||
-		    (row->writable && row->map == DEVEXCL_MAP_FAULT))
+		    (row->writable && row->map == DEVEXCL_MAP_FAULT) ||
+		    row->part)
 			continue;	/* not for private mappings */
 		ASSERT_EQ(0, object_store(&self->obj, 1, 77));
 		mem_unmap(&self->mem);
