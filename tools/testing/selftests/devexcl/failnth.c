@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 
 #include "../kselftest.h"
+#include "devexcl_aperture.h"
 #include "devexcl_cells.h"
 
 #define PAGES		2
@@ -117,6 +118,9 @@ enum memory {
  * @mirrors: mirrors that there are
  * @added: what operations have added to the first word of each page
  * @unsure: an answer was lost; what the call was to do is done or not
+ * @ap: the other device, if the call is one of its
+ * @obj: its object
+ * @map: a mapping of that, if there is one
  */
 struct try {
 	const struct call *call;
@@ -134,6 +138,9 @@ struct try {
 	uint64_t mirrors;
 	uint64_t added;
 	bool unsure;
+	struct aperture ap;
+	struct object obj;
+	struct mem map;
 };
 
 /* Errors that a call may fail with */
@@ -150,6 +157,7 @@ struct try {
  *	address space
  * @untold: it does not tell which pages the device has then
  * @no_device: nothing that DEVEXCL_INJECT could have fail
+ * @object: of the aperture, has one like this; if it has pages
  * @errors: that it may fail with; MAY(0) if it must not fail at all
  * @run: makes it. 0 if it did all, > 0 if it did a part, -errno. What it was
  *	told it has noted in the try. It may be made again
@@ -162,6 +170,7 @@ struct call {
 	bool fresh;
 	bool untold;
 	bool no_device;
+	struct devexcl_aperture_create object;
 	uint64_t errors;
 	long (*run)(struct try *try);
 	void (*end)(struct try *try);
@@ -505,7 +514,163 @@ static long run_cancel(struct try *try)
 	return ret == -EALREADY ? 0 : ret;	/* it was quicker */
 }
 
+/* The aperture */
+
+static long run_aperture_open(struct try *try)
+{
+	struct aperture ap;
+	int ret = aperture_open(&ap, false);
+
+	if (!ret)
+		aperture_close(&ap);
+	return ret;
+}
+
+static long run_aperture_info(struct try *try)
+{
+	struct devexcl_aperture_info info = { .size = sizeof(info) };
+
+	return dev_ioctl(try->ap.fd, DEVEXCL_APERTURE_INFO, &info);
+}
+
+static long run_aperture_create(struct try *try)
+{
+	struct object obj;
+
+	return object_create(&try->ap, &obj, &try->call->object);
+}
+
+/* Each time another caching mode, as the way there may fail, too. */
+static long run_aperture_policy(struct try *try)
+{
+	enum devexcl_caching caching = DEVEXCL_CACHING_WC;
+	int ret;
+
+	ret = object_recache(&try->obj, 0, PAGES, DEVEXCL_INSERT_PFN, caching);
+	if (!ret)
+		try->obj.caching = caching;
+	return ret;
+}
+
+static long run_aperture_move(struct try *try)
+{
+	return object_move(&try->obj, DEVEXCL_PLACE_BUFFER, DEVEXCL_CACHING_UC,
+			   0);
+}
+
+static long run_aperture_zap(struct try *try)
+{
+	return object_zap(&try->obj, 0);
+}
+
+static long run_aperture_clean(struct try *try)
+{
+	long ret = object_clean(&try->obj);
+
+	return ret < 0 ? ret : 0;
+}
+
+static long run_aperture_pages(struct try *try)
+{
+	struct devexcl_aperture_page pages[PAGES];
+	struct devexcl_aperture_pages arg = {
+		.size = sizeof(arg),
+		.id = try->obj.id,
+		.count = PAGES,
+		.pages = (uintptr_t)pages,
+	};
+	int ret = dev_ioctl(try->ap.fd, DEVEXCL_APERTURE_PAGES, &arg);
+
+	return ret ? ret : PAGES - arg.done;
+}
+
+static long run_aperture_copy(struct try *try)
+{
+	return object_store(&try->obj, 1, 1);
+}
+
+static long run_aperture_inject(struct try *try)
+{
+	return object_inject(&try->obj, 0, 0);
+}
+
+static long run_aperture_inspect(struct try *try)
+{
+	struct devexcl_entry entries[PAGES];
+	struct devexcl_aperture_inspect arg = {
+		.size = sizeof(arg),
+		.addr = (uintptr_t)try->mem.p,
+		.length = PAGES * page_size(),
+		.entries = (uintptr_t)entries,
+	};
+	int ret = dev_ioctl(try->ap.fd, DEVEXCL_APERTURE_INSPECT, &arg);
+
+	return ret ? ret : PAGES - (long)arg.done;
+}
+
+static void end_map(struct try *try)
+{
+	mem_unmap(&try->map);
+	try->map = (struct mem) {};
+}
+
+/* What mmap() inserts is all there then, or nothing is. */
+static long run_aperture_mmap(struct try *try)
+{
+	int ret;
+
+	end_map(try);
+	ret = object_map(&try->obj, &try->map, PROT_READ, MAP_SHARED);
+	if (ret)
+		try->map = (struct mem) {};
+	return ret;
+}
+
+/* The kernel touches it for us: who is out of memory then is told so. */
+static long run_aperture_fault(struct try *try)
+{
+	if (!try->map.p && run_aperture_mmap(try))
+		return -errno;
+	return madvise(try->map.p, try->map.size, MADV_POPULATE_READ) ?
+	       -errno : 0;
+}
+
+#define OBJECT(_vma, _map)						\
+	.object = {							\
+		.pages = PAGES,						\
+		.placement = DEVEXCL_PLACE_BUFFER,			\
+		.vma = DEVEXCL_VMA_##_vma,				\
+		.map = DEVEXCL_MAP_##_map,				\
+	}
+
+#define APERTURE(_name, _vma, _map, _errors)				\
+	{ .name = "aperture_" #_name, .run = run_aperture_##_name,	\
+	  .no_device = true, .errors = _errors, OBJECT(_vma, _map) }
+
+#define MAPPING(_name, _vma, _map)					\
+	{ .name = "aperture_" #_name, .run = run_aperture_mmap,		\
+	  .end = end_map, .no_device = true,				\
+	  .errors = MAY_MEMORY | MAY(EINVAL) | MAY(EINTR),		\
+	  OBJECT(_vma, _map) }
+
 static const struct call calls[] = {
+	APERTURE(open, PFN, FAULT, MAY_MEMORY | MAY(ENFILE)),
+	APERTURE(info, PFN, FAULT, MAY(EFAULT)),
+	APERTURE(create, PFN, FAULT, MAY_MEMORY),
+	APERTURE(policy, PFN, FAULT, MAY_MEMORY),
+	APERTURE(move, PFN, FAULT, MAY_MEMORY),
+	APERTURE(zap, PFN, FAULT, MAY(EFAULT)),
+	APERTURE(clean, PFN, FAULT, MAY_MEMORY),
+	APERTURE(pages, PFN, FAULT, MAY(EFAULT)),
+	APERTURE(copy, PFN, FAULT, MAY_MEMORY),
+	APERTURE(inject, PFN, FAULT, MAY(EFAULT)),
+	APERTURE(inspect, PFN, FAULT, MAY(EFAULT)),
+	MAPPING(vm_insert_page, PLAIN, INSERT_PAGE),
+	MAPPING(vm_insert_pages, PLAIN, INSERT_PAGES),
+	MAPPING(remap_pfn_range, PLAIN, REMAP_PFN),
+	{ .name = "aperture_fault", .run = run_aperture_fault,
+	  .end = end_map, .no_device = true,
+	  .errors = MAY_MEMORY | MAY(EINTR), OBJECT(MIXED, FAULT) },
 	{ .name = "open", .run = run_open, .end = end_file,
 	  .no_device = true, .errors = MAY_MEMORY | MAY(ENFILE) },
 	{ .name = "close", .run = run_close, .holds = true,
@@ -656,12 +821,65 @@ static void unmake_memory(struct try *try)
 		mem_unmap(&try->mem);
 }
 
+/* Each page has its number in it. */
+static const char *make_object(struct try *try)
+{
+	enum devexcl_insert insert = DEVEXCL_INSERT_PFN;
+	uint32_t page;
+	int ret;
+
+	ret = aperture_open(&try->ap, false);
+	if (ret == -ENOENT)
+		return skip("no /dev/devexcl_aperture");
+	TRY(must("open", ret));
+	if (try->call->run == run_aperture_clean &&
+	    !aperture_can(&try->ap, DEVEXCL_APERTURE_CAP_CLEAN))
+		return skip("the device cannot clean pages");
+	TRY(must("CREATE", object_create(&try->ap, &try->obj,
+					 &try->call->object)));
+	if (try->call->object.vma == DEVEXCL_VMA_MIXED)
+		insert = DEVEXCL_INSERT_PAGE;
+	TRY(must("POLICY", object_policy(&try->obj, 0, PAGES, insert, 0)));
+	for (page = 0; page < PAGES; page++)
+		TRY(must("COPY", object_store(&try->obj, page, page)));
+	return NULL;
+}
+
+/* What is mapped is counted, if it is, and nothing else; the data is there. */
+static const char *check_object(struct try *try)
+{
+	uint32_t page;
+
+	if (!try->ap.info.size)
+		return NULL;
+	for (page = 0; page < PAGES; page++) {
+		struct devexcl_aperture_page is = object_page(&try->obj, page);
+		bool may = try->map.p &&
+			   try->call->object.map != DEVEXCL_MAP_REMAP_PFN;
+		bool must = may && try->call->object.map != DEVEXCL_MAP_FAULT;
+
+		if (is.mapcount < must || is.mapcount > may)
+			return fail("page %u of the object has %d mappings",
+				    page, is.mapcount);
+		if (is.refcount != 1 + is.mapcount)
+			return fail("page %u of the object has %d references",
+				    page, is.refcount);
+		if (object_load(&try->obj, page) != page ||
+		    (try->map.p && READ_MEM(word_of(&try->map, page)) != page))
+			return fail("page %u of the object has lost its data",
+				    page);
+	}
+	return NULL;
+}
+
 /* Before and after */
 
 static const char *begin_try(struct try *try, const struct call *call)
 {
 	*try = (struct try) { .call = call, .fd = -1, .eventfd = -1 };
 	try->dev.fd = -1;
+	if (call->object.pages)
+		TRY(make_object(try));
 	TRY(make_memory(try));
 	TRY(must("open device", dev_open(&try->dev, 0)));
 	if (call->memory == HUGE &&
@@ -696,6 +914,7 @@ static void end_try(struct try *try)
 		close(try->eventfd);
 	if (try->dev.fd >= 0)
 		close(try->dev.fd);
+	aperture_close(&try->ap);
 	unmake_memory(try);
 }
 
@@ -833,6 +1052,7 @@ static const char *try_once(struct try *try, const struct call *call,
 		return fail("nothing failed, and it did: %ld", ret);
 	TRY(check_error(try, ret));
 	TRY(check_state(try));
+	TRY(check_object(try));
 	if (ret && count_files() != files)
 		return fail("it failed, and left a file open");
 
@@ -842,6 +1062,7 @@ static const char *try_once(struct try *try, const struct call *call,
 	try->unsure &= call->run == run_atomic ||
 		       call->run == run_atomic_acquire;
 	TRY(check_state(try));
+	TRY(check_object(try));
 	if (call->end)
 		call->end(try);
 	return check_memory(try);
