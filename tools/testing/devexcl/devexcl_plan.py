@@ -71,7 +71,7 @@ class Limits:
 # a few minutes on two CPUs with everything switched on, where a test that is a
 # program of its own costs four seconds, and a cell one. Enough to have each
 # operation of mm and the device's main paths run under all checks of the kernel.
-SUBSET_PROGRAMS = ('fault', 'trace')
+SUBSET_PROGRAMS = ('aperture_exclusive', 'fault', 'trace')
 SUBSET_BACKINGS = ('base',)
 SUBSET = (f'of the matrix, each operation on {" and ".join(SUBSET_BACKINGS)}, or else on one other kind of memory, '
 	  f'with all of it held; and the programs {", ".join(SUBSET_PROGRAMS)}')
