@@ -166,6 +166,22 @@ TEST_F(map, two_page_tables)
 	}
 }
 
+/* Where /proc/self/maps says that a mapping is in its file */
+static uint64_t file_offset(const struct mem *mem)
+{
+	unsigned long long start, offset, found = 0;
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%llx-%*x %*s %llx", &start, &offset) == 2 &&
+		    start == (uintptr_t)mem->p)
+			found = offset;
+	if (f)
+		fclose(f);
+	return found;
+}
+
 /* A mapping from further in on, or from the beginning all the same */
 TEST_F(map, offset)
 {
@@ -185,6 +201,9 @@ TEST_F(map, offset)
 
 	/* Of a private PFN map mm keeps the page frame number instead. */
 	ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW, MAP_PRIVATE));
+	EXPECT_EQ(variant->normal ? self->obj.offset :
+		  object_page(&self->obj, first).pfn * page_size(),
+		  file_offset(&self->mem));
 	WRITE_MEM(word_of(&self->mem, 0), 7);
 	expect_pfn(&self->ap, &self->mem, 1,
 		   object_page(&self->obj, first + 1).pfn);
@@ -195,6 +214,7 @@ TEST_F(map, offset)
 TEST_F(map, counts)
 {
 	int mapped = variant->normal;
+	struct mem again;
 
 	ASSERT_EQ(0, create(self, variant, 0));
 	ASSERT_EQ(1, object_page(&self->obj, 0).refcount);
@@ -203,6 +223,11 @@ TEST_F(map, counts)
 	EXPECT_EQ(1 + mapped, object_page(&self->obj, 0).refcount);
 	EXPECT_EQ(mapped, object_page(&self->obj, 0).mapcount);
 	EXPECT_EQ(mapped ? PAGES : 0, mapped_pages(&self->mem));
+	/* Who has it mapped already does not matter. */
+	ASSERT_EQ(0, object_map(&self->obj, &again, RW, MAP_SHARED));
+	EXPECT_EQ(1 + 2 * mapped, object_page(&self->obj, 0).refcount);
+	EXPECT_EQ(2 * mapped, object_page(&self->obj, 0).mapcount);
+	mem_unmap(&again);
 
 	ASSERT_EQ(0, munmap(page_of(&self->mem, 1), page_size()));
 	EXPECT_EQ(1, object_page(&self->obj, 1).refcount);

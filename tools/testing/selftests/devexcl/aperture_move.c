@@ -516,6 +516,12 @@ TEST_F(huge, read_then_written)
 	WRITE_MEM(word_of(&self->mem, 9), 4);
 	ASSERT_EQ(4, object_load(&self->obj, 9));
 	ASSERT_EQ(2, object_page(&self->obj, 0).faults);
+
+	/* If the first access is a write, once is enough. */
+	ASSERT_EQ(0, object_zap(&self->obj, 0));
+	WRITE_MEM(word_of(&self->mem, 0), 5);
+	ASSERT_EQ(3, object_page(&self->obj, 0).faults);
+	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
 }
 
 TEST_F(huge, mprotect)

@@ -545,6 +545,26 @@ TEST_F(zero_page, batch)
 	EXPECT_EQ(0, mapped_pages(&self->mem));
 }
 
+/* It ends where something is mapped; what was inserted before that stays. */
+TEST_F(zero_page, batch_meets_entry)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.vma = DEVEXCL_VMA_MIXED,
+		.batch = PAGES,
+	};
+
+	ASSERT_EQ(0, create_mixture(self, &like));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ,
+				MAP_PRIVATE));
+	READ_MEM(word_of(&self->mem, PAGES - 1));
+	expect_none(&self->ap, &self->mem, PAGES - 2);
+	READ_MEM(word_of(&self->mem, 0));
+	EXPECT_EQ(0, object_page(&self->obj, 0).error);
+	EXPECT_EQ(0, object_page(&self->obj, 1).faults);
+	expect_mixture(_metadata, self);
+}
+
 TEST_F(zero_page, batch_in_mmap)
 {
 	const struct devexcl_aperture_create like = {
