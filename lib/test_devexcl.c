@@ -85,6 +85,7 @@
 #include <uapi/linux/test_devexcl_uapi.h>
 
 #include "test_devexcl_compat.h"
+#include "test_devexcl_ioctl.h"
 
 #define CREATE_TRACE_POINTS
 #include "test_devexcl_trace.h"
@@ -874,10 +875,6 @@ static void devexcl_table_free(struct devexcl_mirror_range *mirror)
 /* Calls */
 
 union devexcl_args {
-	struct {
-		__u32 size;
-		__u32 flags;
-	};
 	struct devexcl_info info;
 	struct devexcl_mirror mirror;
 	struct devexcl_acquire acquire;
@@ -3605,29 +3602,15 @@ static long devexcl_unlocked_ioctl(struct file *file, unsigned int cmd,
 	struct devexcl_call call = { .file = NULL };
 	union devexcl_args *args = &call.args;
 	bool told;
-	u32 size;
 	int ret;
 
 	if (nr >= ARRAY_SIZE(devexcl_ioctls) || cmd != devexcl_ioctls[nr].cmd)
 		return -ENOTTY;
 	ioctl = &devexcl_ioctls[nr];
 
-	if (get_user(size, (u32 __user *)user))
-		return -EFAULT;
-	if (size < ioctl->size)
-		return -EINVAL;
-	if (size > PAGE_SIZE)
-		return -E2BIG;
-	ret = copy_struct_from_user(args, ioctl->size, user, size);
+	ret = devexcl_get_args(args, ioctl->size, ioctl->flags, user);
 	if (ret)
 		return ret;
-	if (args->flags & ~ioctl->flags)
-		return -EINVAL;
-	/* An answer that could not be given must not have been earned. */
-	args->size = size;
-	if (copy_to_user(user, args, ioctl->size))
-		return -EFAULT;
-
 	if (!ioctl->any_mm) {
 		ret = devexcl_check_mm(ctx);
 		if (ret)

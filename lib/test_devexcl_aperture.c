@@ -71,6 +71,7 @@
 #include <uapi/linux/test_devexcl_uapi.h>
 
 #include "test_devexcl_compat.h"
+#include "test_devexcl_ioctl.h"
 
 #define APERTURE_MAX_OBJECTS	16
 #define APERTURE_MAX_PAGES	1024
@@ -2044,10 +2045,6 @@ static int aperture_ioctl_inject(struct aperture_ctx *ctx, void *data)
 /* Files */
 
 union aperture_args {
-	struct {
-		__u32 size;
-		__u32 flags;
-	};
 	struct devexcl_aperture_info info;
 	struct devexcl_aperture_create create;
 	struct devexcl_aperture_policy policy;
@@ -2108,29 +2105,15 @@ static long aperture_unlocked_ioctl(struct file *file, unsigned int cmd,
 	unsigned int nr = _IOC_NR(cmd) - APERTURE_FIRST;
 	const struct aperture_ioctl *ioctl;
 	union aperture_args args;
-	u32 size;
 	int ret;
 
 	if (nr >= ARRAY_SIZE(aperture_ioctls) || cmd != aperture_ioctls[nr].cmd)
 		return -ENOTTY;
 	ioctl = &aperture_ioctls[nr];
 
-	if (get_user(size, (u32 __user *)user))
-		return -EFAULT;
-	if (size < ioctl->size)
-		return -EINVAL;
-	if (size > PAGE_SIZE)
-		return -E2BIG;
-	ret = copy_struct_from_user(&args, ioctl->size, user, size);
+	ret = devexcl_get_args(&args, ioctl->size, ioctl->flags, user);
 	if (ret)
 		return ret;
-	if (args.flags & ~ioctl->flags)
-		return -EINVAL;
-	/* An answer that could not be given must not have been earned. */
-	args.size = size;
-	if (copy_to_user(user, &args, ioctl->size))
-		return -EFAULT;
-
 	ret = ioctl->fn(file->private_data, &args);
 	if (copy_to_user(user, &args, ioctl->size))
 		return -EFAULT;
