@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Configuring a kernel: tinyconfig, then our fragments, then the proof that they hold.
+"""Configuring a kernel: tinyconfig, then the fragments, then the proof that they hold.
+
+The first fragment is that of the selftests, which says what they need; ours say
+what a guest needs besides.
 
 A fragment is what merge_config.sh takes, with two additions that are comments
 to it:
@@ -16,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devexcl_arch import Arch
-from devexcl_host import HERE, DevexclError, run_logged
+from devexcl_host import HERE, REPO, DevexclError, run_logged
+from devexcl_overlay import SELFTESTS
 
 CONFIGS = HERE / 'configs'
 
@@ -33,7 +37,7 @@ class Wish:
 
 def fragments(builtin: bool, debug: bool) -> list[Path]:
 	names = ['base.config'] + ['debug.config'] * debug + ['builtin.config'] * builtin
-	return [CONFIGS / name for name in names]
+	return [REPO / SELFTESTS / 'config', *(CONFIGS / name for name in names)]
 
 
 def parse_fragment(path: Path) -> list[Wish]:

@@ -1002,6 +1002,12 @@ class ConfigTest(QuietTest):
 		self.assertEqual(builtin['CONFIG_TEST_DEVEXCL_APERTURE'].value, 'y')
 		self.assertEqual(builtin['CONFIG_KASAN'].value, 'y')
 
+	def test_each_option_has_one_place(self) -> None:
+		tests, guest = (devexcl_config.parse_fragment(path) for path in devexcl_config.fragments(False, False))
+		names = [wish.name for wish in tests]
+		self.assertEqual(names, sorted(set(names)))
+		self.assertFalse(set(names) & {wish.name for wish in guest})
+
 
 # ---- trees ----------------------------------------------------------------------------------------------
 
