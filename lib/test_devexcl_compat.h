@@ -124,13 +124,13 @@ fault_create_debugfs_attr(const char *name, struct dentry *parent,
 }
 #endif
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
 static inline int devexcl_folio_mapcount(struct folio *folio)
 {
 	return folio_mapcount(folio);
 }
 #else
-/* folio_mapcount() is not exported. */
+/* folio_mapcount() is not exported, or calls something that is not. */
 static inline int devexcl_folio_mapcount(struct folio *folio)
 {
 	int mapcount, nr, i;
@@ -178,9 +178,9 @@ static inline void devexcl_vm_flags_mod(struct vm_area_struct *vma,
 	 BIT(DEVEXCL_INSERT_PFN_PROT) | BIT(DEVEXCL_INSERT_MIXED) |	\
 	 BIT(DEVEXCL_INSERT_PAGE) | BIT(DEVEXCL_INSERT_PAGES))
 
+/* There was nobody left in the kernel who used it. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
-#define DEVEXCL_INSERTS_MIXED						\
-	(BIT(DEVEXCL_INSERT_MIXED_PROT) | BIT(DEVEXCL_INSERT_MIXED_MKWRITE))
+#define DEVEXCL_INSERTS_MIXED_PROT	BIT(DEVEXCL_INSERT_MIXED_PROT)
 
 static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
 						   unsigned long addr,
@@ -189,16 +189,8 @@ static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
 {
 	return vmf_insert_mixed_prot(vma, addr, devexcl_pfn(pfn), prot);
 }
-
-static inline vm_fault_t
-devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
-			     unsigned long pfn)
-{
-	return vmf_insert_mixed_mkwrite(vma, addr, devexcl_pfn(pfn));
-}
 #else
-/* The one is gone, the other is not exported any more. */
-#define DEVEXCL_INSERTS_MIXED	0
+#define DEVEXCL_INSERTS_MIXED_PROT	0
 
 static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
 						   unsigned long addr,
@@ -207,6 +199,20 @@ static inline vm_fault_t devexcl_insert_mixed_prot(struct vm_area_struct *vma,
 {
 	return VM_FAULT_SIGBUS;
 }
+#endif
+
+/* From 6.11 on it is not exported. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+#define DEVEXCL_INSERTS_MIXED_MKWRITE	BIT(DEVEXCL_INSERT_MIXED_MKWRITE)
+
+static inline vm_fault_t
+devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
+			     unsigned long pfn)
+{
+	return vmf_insert_mixed_mkwrite(vma, addr, devexcl_pfn(pfn));
+}
+#else
+#define DEVEXCL_INSERTS_MIXED_MKWRITE	0
 
 static inline vm_fault_t
 devexcl_insert_mixed_mkwrite(struct vm_area_struct *vma, unsigned long addr,
@@ -289,9 +295,9 @@ static inline vm_fault_t devexcl_insert_folio_pmd(struct vm_fault *vmf,
 #endif
 
 #define DEVEXCL_APERTURE_INSERTS					\
-	(DEVEXCL_INSERTS_ALWAYS | DEVEXCL_INSERTS_MIXED |		\
-	 DEVEXCL_INSERTS_PAGE | DEVEXCL_INSERTS_PFN_PMD |		\
-	 DEVEXCL_INSERTS_FOLIO_PMD)
+	(DEVEXCL_INSERTS_ALWAYS | DEVEXCL_INSERTS_MIXED_PROT |		\
+	 DEVEXCL_INSERTS_MIXED_MKWRITE | DEVEXCL_INSERTS_PAGE |		\
+	 DEVEXCL_INSERTS_PFN_PMD | DEVEXCL_INSERTS_FOLIO_PMD)
 
 /* The hook was given the order of the page from 6.6 on. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
