@@ -1082,8 +1082,12 @@ static vm_fault_t aperture_page_mkwrite(struct vm_fault *vmf)
 		ret = VM_FAULT_NOPAGE;
 	} else if (!aperture_may_write(obj, vmf, index)) {
 		ret = VM_FAULT_SIGBUS;
-	} else if (obj->page[index].insert == DEVEXCL_INSERT_PAGE_MKWRITE) {
-		/* It makes an entry writable that is there, too. */
+	} else if (obj->page[index].insert == DEVEXCL_INSERT_PAGE_MKWRITE &&
+		   vmf->page == aperture_page(obj, index)) {
+		/*
+		 * It makes an entry writable that is there, too; it warns if
+		 * that has become one of another page.
+		 */
 		ret = devexcl_insert_page_mkwrite(vmf, vmf->page);
 	} else {
 		/* mm would take the page for truncated if it locked it. */
@@ -1753,6 +1757,21 @@ static int aperture_pause(unsigned int ms)
 }
 
 /*
+ * Functions that make an entry writable, and those for huge entries, warn if
+ * they find another page than they are to insert.
+ */
+static bool aperture_minds_stale(const struct aperture_object *obj)
+{
+	unsigned int i;
+
+	for (i = 0; i < obj->nr; i++)
+		if (obj->page[i].insert == DEVEXCL_INSERT_MIXED_MKWRITE ||
+		    obj->page[i].insert == DEVEXCL_INSERT_PAGE_MKWRITE)
+			return true;
+	return obj->huge;
+}
+
+/*
  * Give the object @memory instead of what it has. With the object's lock held
  * for writing.
  *
@@ -1769,8 +1788,8 @@ static struct aperture_memory *aperture_switch(struct aperture_object *obj,
 	int ret;
 
 	lockdep_assert_held_write(&obj->lock);
-	/* A huge entry that we left behind would be taken for a kernel bug. */
-	if (broken && (obj->kept || obj->huge))
+	/* What we left behind would be taken for a kernel bug. */
+	if (broken && (obj->kept || aperture_minds_stale(obj)))
 		return ERR_PTR(-EBUSY);
 	if (!broken)
 		aperture_zap(obj, 0, obj->nr, arg->flags & DEVEXCL_MOVE_COPIES);

@@ -644,6 +644,37 @@ TEST_F(aperture_abi, misfits)
 	}
 }
 
+/*
+ * Functions that make entries writable warn of entries that lead elsewhere: a
+ * broken driver does not get them to.
+ */
+TEST_F(aperture_abi, stale_entries_are_refused)
+{
+	static const enum devexcl_insert inserts[] = {
+		DEVEXCL_INSERT_MIXED_MKWRITE, DEVEXCL_INSERT_PAGE_MKWRITE,
+	};
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.vma = DEVEXCL_VMA_MIXED,
+	};
+	struct object obj;
+	size_t i;
+
+	ASSERT_EQ(0, object_create(&self->ap, &obj, &like));
+	ASSERT_EQ(0, object_inject(&obj, DEVEXCL_APERTURE_BROKEN_NO_ZAP, 0));
+	for (i = 0; i < ARRAY_SIZE(inserts); i++) {
+		if (!aperture_can_insert(&self->ap, inserts[i]))
+			continue;
+		ASSERT_EQ(0, object_policy(&obj, PAGES - 1, 1, inserts[i], 0));
+		ASSERT_EQ(-EBUSY, object_move(&obj, DEVEXCL_PLACE_BUFFER,
+					      DEVEXCL_CACHING_WB, 0));
+	}
+	ASSERT_EQ(0, object_policy(&obj, PAGES - 1, 1, DEVEXCL_INSERT_MIXED,
+				   0));
+	ASSERT_EQ(0, object_move(&obj, DEVEXCL_PLACE_BUFFER,
+				 DEVEXCL_CACHING_WB, 0));
+}
+
 /* What has no meaning must do no harm: whatever is asked for, in any order. */
 
 #define RANDOM_CALLS	1000
