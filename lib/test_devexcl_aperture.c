@@ -1696,6 +1696,23 @@ static int aperture_check_policy(const struct devexcl_aperture_policy *arg)
 	return DEVEXCL_APERTURE_INSERTS & BIT(arg->insert) ? 0 : -EOPNOTSUPP;
 }
 
+static bool aperture_is_cached(const struct aperture_object *obj, u32 first,
+			       u32 count, enum devexcl_caching caching)
+{
+	u32 i;
+
+	for (i = first; i < first + count; i++)
+		if (obj->page[i].caching != caching)
+			return false;
+	return true;
+}
+
+/* Can single pages have a caching mode of their own? */
+static bool aperture_can_recache(const struct aperture_memory *memory)
+{
+	return memory->pages && memory->placement != DEVEXCL_PLACE_FOLIO;
+}
+
 /* Change the caching mode of pages that nobody has mapped. */
 static int aperture_recache(struct aperture_object *obj, u32 first, u32 count,
 			    enum devexcl_caching caching)
@@ -1704,13 +1721,6 @@ static int aperture_recache(struct aperture_object *obj, u32 first, u32 count,
 	u32 i;
 	int ret;
 
-	for (i = first; i < first + count; i++)
-		if (obj->page[i].caching != caching)
-			break;
-	if (i == first + count)
-		return 0;
-	if (!memory->pages || memory->placement == DEVEXCL_PLACE_FOLIO)
-		return -EINVAL;
 	memory->not_wb = true;
 	ret = aperture_set_caching(memory->pages + first, count, caching);
 	if (ret)
@@ -1720,11 +1730,38 @@ static int aperture_recache(struct aperture_object *obj, u32 first, u32 count,
 	return ret;
 }
 
+/* The same, of pages that may be mapped; then they get their policy. */
+static int aperture_set_policy(struct aperture_object *obj,
+			       const struct devexcl_aperture_policy *arg)
+{
+	bool same = aperture_is_cached(obj, arg->first, arg->count,
+				       arg->caching);
+	int ret = 0;
+	u32 i;
+
+	lockdep_assert_held_write(&obj->lock);
+	if (!same && !aperture_can_recache(obj->memory))
+		return -EINVAL;
+	aperture_zap(obj, arg->first, arg->count, false);
+	if (!same)
+		ret = aperture_recache(obj, arg->first, arg->count,
+				       arg->caching);
+	if (ret)
+		return ret;
+	for (i = arg->first; i < arg->first + arg->count; i++) {
+		obj->page[i].insert = arg->insert;
+		obj->page[i].flags = arg->flags;
+	}
+	if (arg->insert == DEVEXCL_INSERT_PFN_PMD ||
+	    arg->insert == DEVEXCL_INSERT_FOLIO_PMD)
+		obj->huge = true;
+	return 0;
+}
+
 static int aperture_ioctl_policy(struct aperture_ctx *ctx, void *data)
 {
 	struct devexcl_aperture_policy *arg = data;
 	struct aperture_object *obj;
-	u32 i;
 	int ret;
 
 	ret = aperture_check_policy(arg);
@@ -1735,15 +1772,7 @@ static int aperture_ioctl_policy(struct aperture_ctx *ctx, void *data)
 		return PTR_ERR(obj);
 	if (down_write_killable(&obj->lock))
 		return -EINTR;
-	aperture_zap(obj, arg->first, arg->count, false);
-	ret = aperture_recache(obj, arg->first, arg->count, arg->caching);
-	for (i = arg->first; !ret && i < arg->first + arg->count; i++) {
-		obj->page[i].insert = arg->insert;
-		obj->page[i].flags = arg->flags;
-	}
-	if (arg->insert == DEVEXCL_INSERT_PFN_PMD ||
-	    arg->insert == DEVEXCL_INSERT_FOLIO_PMD)
-		obj->huge = true;
+	ret = aperture_set_policy(obj, arg);
 	up_write(&obj->lock);
 	return ret;
 }

@@ -675,6 +675,29 @@ TEST_F(aperture_abi, stale_entries_are_refused)
 				 DEVEXCL_CACHING_WB, 0));
 }
 
+/* A caching mode that cannot be had leaves the pages as they are, and mapped. */
+TEST_F(aperture_abi, refused_caching)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = self->ap.info.pmd_pages,
+		.placement = DEVEXCL_PLACE_FOLIO,
+		.vma = DEVEXCL_VMA_PFN,
+	};
+	struct object obj;
+	struct mem mem;
+
+	ASSERT_EQ(0, object_create(&self->ap, &obj, &like));
+	ASSERT_EQ(0, object_policy(&obj, 0, obj.pages, DEVEXCL_INSERT_PFN, 0));
+	ASSERT_EQ(0, object_map(&obj, &mem, PROT_READ, MAP_SHARED));
+	READ_MEM(word_of(&mem, 1));
+	ASSERT_EQ(-EINVAL, object_recache(&obj, 1, 1, DEVEXCL_INSERT_NONE,
+					  DEVEXCL_CACHING_WC));
+	expect_kind(&self->ap, &mem, 1, PRESENT);
+	ASSERT_EQ(0, object_zap(&obj, 0));
+	expect_word(&mem, 1, 0);
+	mem_unmap(&mem);
+}
+
 /* What has no meaning must do no harm: whatever is asked for, in any order. */
 
 #define RANDOM_CALLS	1000
