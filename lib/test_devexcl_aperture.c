@@ -111,7 +111,15 @@ static struct aperture_bar aperture_bar = {
 	.lock = __MUTEX_INITIALIZER(aperture_bar.lock),
 };
 
-/* Offsets in files: each object of all files has its own, for ever. */
+/*
+ * Offsets in files, in pages: each object of all files has its own, for ever.
+ * They begin beyond page frame numbers of memory. In a private mapping
+ * remap_pfn_range() puts such a number where the offset was; if that was an
+ * object's offset as well, zapping the object would zap the mapping. And 32 bits
+ * are all that 32-bit callers have.
+ */
+#define APERTURE_FIRST_PGOFF	0x80000000UL
+
 static atomic64_t aperture_serial;
 
 /**
@@ -1630,7 +1638,8 @@ aperture_object_alloc(struct aperture_ctx *ctx,
 	if (!obj)
 		return NULL;
 	obj->ctx = ctx;
-	obj->pgoff = atomic64_inc_return(&aperture_serial) * APERTURE_MAX_PAGES;
+	obj->pgoff = APERTURE_FIRST_PGOFF +
+		     atomic64_inc_return(&aperture_serial) * APERTURE_MAX_PAGES;
 	obj->nr = arg->pages;
 	obj->flags = arg->flags;
 	obj->vma = arg->vma;

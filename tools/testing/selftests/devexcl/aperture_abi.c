@@ -698,6 +698,61 @@ TEST_F(aperture_abi, refused_caching)
 	mem_unmap(&mem);
 }
 
+/* An object that has page frame @pfn for an offset, if there is one; else -ENOENT */
+static int object_with_offset(struct object *obj, struct aperture *ap,
+			      uint64_t pfn)
+{
+	const uint64_t most = ap->info.max_pages, page = page_size();
+	int ret;
+
+	do {
+		struct devexcl_aperture_create like = { .pages = 1 };
+
+		/* The next object comes after this one. */
+		if (obj->offset / page + most <= pfn &&
+		    obj->offset / page + 2 * most > pfn)
+			like.pages = most;
+		ret = object_create(ap, obj, &like);
+		if (ret == -ENOSPC) {
+			aperture_close(ap);
+			ret = aperture_open(ap, false);
+		}
+		if (!ret && obj->offset / page > pfn)
+			ret = -ENOENT;
+	} while (!ret && (obj->offset / page + obj->pages <= pfn));
+	return ret;
+}
+
+/*
+ * A private mapping of remap_pfn_range() has a page frame number for an offset.
+ * Nobody takes it for the offset of an object.
+ */
+TEST_F(aperture_abi, offsets_are_no_page_frames)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.placement = DEVEXCL_PLACE_BUFFER,
+		.map = DEVEXCL_MAP_REMAP_PFN,
+	};
+	struct object obj, other;
+	struct aperture ap;
+	struct mem mem;
+	uint64_t pfn;
+
+	ASSERT_EQ(0, object_create(&self->ap, &obj, &like));
+	ASSERT_EQ(0, object_map(&obj, &mem, RW, MAP_PRIVATE));
+	pfn = object_page(&obj, 0).pfn;
+	expect_pfn(&self->ap, &mem, 0, pfn);
+	ASSERT_EQ(0, aperture_open(&ap, false));
+	other = obj;
+	if (!object_with_offset(&other, &ap, pfn))
+		ASSERT_EQ(0, object_zap(&other, DEVEXCL_MOVE_COPIES));
+	expect_pfn(&self->ap, &mem, 0, pfn);
+	ASSERT_LT(pfn, obj.offset / page_size());
+	aperture_close(&ap);
+	mem_unmap(&mem);
+}
+
 /* What has no meaning must do no harm: whatever is asked for, in any order. */
 
 #define RANDOM_CALLS	1000
