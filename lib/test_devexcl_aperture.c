@@ -271,7 +271,8 @@ static int aperture_set_caching(struct page **pages, unsigned int nr,
 		ret = set_pages_array_wc(pages, nr);
 	else if (!ret && caching == DEVEXCL_CACHING_UC)
 		ret = set_pages_array_uc(pages, nr);
-	return ret;
+	/* It says EINVAL also if it has no memory for page tables. */
+	return ret ? -ENOMEM : 0;
 #else
 	return 0;
 #endif
