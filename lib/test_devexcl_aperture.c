@@ -31,11 +31,16 @@
  * that leads to the old memory, and after the end all are made for the new
  * memory, with its caching mode.
  *
- * (2) mm finds the entries by their offset in the file. It does not find those
- * that mmap() itself inserts, before the new mapping is known to the file; nor
- * those that remap_pfn_range() makes in private mappings, as it puts
- * something else where the offset was. So an object that is inserted by
- * mmap() does not move.
+ * (2) mm finds the entries by their offset in the file, those too that fork()
+ * copies or mremap() moves meanwhile: these see to that. When they are zapped no
+ * CPU has them in its TLB. mm does not find those that mmap() itself inserts,
+ * before the new mapping is known to the file; nor those that
+ * remap_pfn_range() makes in private mappings, as it puts something else where
+ * the offset was. So an object that is inserted by mmap() does not move.
+ *
+ * Who has got hold of a page itself, with get_user_pages(), has the old one after
+ * that. It keeps a reference, so the page is not given to anybody else. A
+ * driver that must not lose what is written there would have to wait for it.
  *
  * The zero page may be mapped where nobody can ever write to it. Newer kernels
  * see to that, older ones leave it to the driver; aperture_zero_is_safe() has
@@ -646,6 +651,8 @@ static void aperture_entry_pmd(struct devexcl_entry *entry, pmd_t pmd,
 
 /*
  * Look at the entry in the page table that *@pmdp leads to, or at *@pmdp itself.
+ * The caller sees to it that @pmdp stays: he holds the mmap_lock, or is handling a
+ * fault.
  *
  * Return: whether *@pmdp stayed what it was until we had the lock; if not, try
  * again.
@@ -998,7 +1005,7 @@ static bool aperture_may_write(const struct aperture_object *obj,
 	if (is_zero_pfn(pte_pfn(vmf->orig_pte)))
 		return false;
 	return !(obj->page[index].flags & DEVEXCL_POLICY_REFUSE_WRITE) ||
-	       obj->broken & DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE;
+	       READ_ONCE(obj->broken) & DEVEXCL_APERTURE_BROKEN_ALLOW_WRITE;
 }
 
 /* Are all pages of a huge page what one entry can say? */
@@ -1406,13 +1413,11 @@ static int aperture_prepare_action(struct aperture_object *obj,
 		if (nr > 1 && !obj->memory->pfn)
 			return -EINVAL;
 		mmap_action_remap_full(desc, pfn);
-		desc->action.remap.pgprot = desc->page_prot;
 		return 0;
 	default:
 		if (nr > 1 && !obj->memory->pfn)
 			return -EINVAL;
 		mmap_action_ioremap_full(desc, pfn);
-		desc->action.remap.pgprot = desc->page_prot;
 		return 0;
 	}
 }
@@ -1821,7 +1826,7 @@ static struct aperture_memory *aperture_switch(struct aperture_object *obj,
 					       const struct devexcl_aperture_move *arg,
 					       void *buf)
 {
-	bool broken = obj->broken & DEVEXCL_APERTURE_BROKEN_NO_ZAP;
+	bool broken = READ_ONCE(obj->broken) & DEVEXCL_APERTURE_BROKEN_NO_ZAP;
 	struct aperture_memory *old = obj->memory;
 	unsigned int i;
 	int ret;
@@ -1842,6 +1847,7 @@ static struct aperture_memory *aperture_switch(struct aperture_object *obj,
 		aperture_memory_read(old, offset, buf, PAGE_SIZE);
 		aperture_memory_write(memory, offset, buf, PAGE_SIZE);
 		obj->page[i].caching = memory->caching;
+		cond_resched();
 	}
 	obj->memory = memory;
 	if (!broken)
@@ -1853,6 +1859,7 @@ static struct aperture_memory *aperture_switch(struct aperture_object *obj,
 static int aperture_ioctl_move(struct aperture_ctx *ctx, void *data)
 {
 	struct devexcl_aperture_move *arg = data;
+	enum devexcl_caching caching = arg->caching;
 	struct aperture_memory *memory, *old;
 	struct aperture_object *obj;
 	void *buf;
@@ -1869,11 +1876,11 @@ static int aperture_ioctl_move(struct aperture_ctx *ctx, void *data)
 	if (obj->map != DEVEXCL_MAP_FAULT)
 		return -EOPNOTSUPP;
 	if (READ_ONCE(obj->broken) & DEVEXCL_APERTURE_BROKEN_WB)
-		arg->caching = DEVEXCL_CACHING_WB;
+		caching = DEVEXCL_CACHING_WB;
 	buf = (void *)__get_free_page(GFP_KERNEL);
 	if (!buf)
 		return -ENOMEM;
-	memory = aperture_memory_alloc(obj->nr, arg->placement, arg->caching);
+	memory = aperture_memory_alloc(obj->nr, arg->placement, caching);
 	if (IS_ERR(memory)) {
 		ret = PTR_ERR(memory);
 		goto out;
@@ -2316,7 +2323,8 @@ out_disable:
 
 /*
  * Take the first device that nobody has. This is no driver for it: it shall
- * not be bound to all of its kind, which are there for others.
+ * not be bound to all of its kind, which are there for others. The price is that
+ * nobody tells us if the device is removed: do not, while we are loaded.
  */
 static void aperture_bar_find(void)
 {

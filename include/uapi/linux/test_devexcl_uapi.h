@@ -949,7 +949,8 @@ struct devexcl_event {
  * An open file is a context. It owns objects, which live until the file's last
  * user is gone; a mapping is such a user. Any process that has the file may use
  * it. The same rules as above hold for structures and errors; nothing here is
- * bound to an address space, but INSPECT looks at the caller's.
+ * bound to an address space, but INSPECT looks at the caller's. An object whose
+ * number could not be told (EFAULT) is not taken back.
  *
  * /dev/devexcl_aperture_prepare is the same device behind the newer hook
  * (mmap_prepare), on kernels that have it for this purpose.
@@ -1074,7 +1075,7 @@ enum devexcl_map {
  * MIXED; but PFN and PFN_PROT may be used with MIXED on memory that has no
  * struct pages, and MIXED* of a page that is not the zero page, PAGE and PAGES
  * not with PLAIN. What does not fit is SIGBUS. The *MKWRITE ones are
- * SIGBUS on private mappings.
+ * SIGBUS on private mappings, unless these can never be made writable.
  */
 enum devexcl_insert {
 	DEVEXCL_INSERT_NONE		= 0,
@@ -1178,10 +1179,10 @@ struct devexcl_aperture_info {
  *
  * mmap(): ENXIO if no object is there, or it ends before the mapping does;
  * EPERM for a writable mapping of a READ_ONLY object; EINVAL for a private
- * writable mapping with DEVEXCL_VMA_PFN unless REMAP_PFN or IOMAP makes it, and
- * for pages that @map cannot take; EACCES if the kernel would let the zero
- * page be written to; EIO if INJECT said so; else what the kernel's function
- * answers.
+ * mapping with DEVEXCL_VMA_PFN, unless it can never be made writable, or
+ * REMAP_PFN or IOMAP makes it, and for pages that @map cannot take; EACCES if
+ * the kernel would let the zero page be written to; EIO if INJECT said so; EINTR
+ * if the caller is killed; else what the kernel's function answers.
  */
 struct devexcl_aperture_create {
 	__u32 size;
@@ -1220,10 +1221,13 @@ struct devexcl_aperture_create {
  *
  * The pages are unmapped everywhere, but private copies of them stay, and so
  * do the entries that remap_pfn_range() made in private mappings: mm cannot find
- * them by their offset in the file.
+ * them by their offset in the file. Nor can it find those of an mmap() that is
+ * not complete.
  *
- * Errors: ENOENT if there is no such object, EINVAL for pages that it has
- * not, EOPNOTSUPP for what this kernel lacks.
+ * Errors: ENOENT if there is no such object, EINVAL for pages that it has not and
+ * for a caching mode that they cannot have, EOPNOTSUPP for what this kernel
+ * lacks. If the caching mode cannot be changed for want of memory (ENOMEM), the
+ * pages are unmapped and have WB, and the policy is what it was.
  */
 struct devexcl_aperture_policy {
 	__u32 size;
@@ -1255,7 +1259,9 @@ struct devexcl_aperture_policy {
  * Errors: ENOENT; ENOSPC; EOPNOTSUPP for an object whose pages are inserted by
  * mmap() itself, as nobody finds the entries of a mapping that is not complete,
  * and for what CREATE does not support; EINTR if the caller is killed in the
- * pause, and nothing was moved; EBUSY for a second MOVE without zapping.
+ * pause, and nothing was moved; EBUSY for a second MOVE without zapping, and for
+ * one of an object with huge or *MKWRITE pages: mm would warn of entries that
+ * are left.
  */
 struct devexcl_aperture_move {
 	__u32 size;
@@ -1430,8 +1436,8 @@ enum devexcl_entry_kind {
 /**
  * struct devexcl_entry - an entry of the caller's page table
  * @kind: &enum devexcl_entry_kind
- * @flags: DEVEXCL_ENTRY_*; the first three of a present or huge entry only
- * @raw: the entry as it is
+ * @flags: DEVEXCL_ENTRY_*, if present or huge; else 0
+ * @raw: the entry as it is, also if it is neither
  * @prot: its protection bits: the entry without the page frame number
  * @pfn: page frame number of this very page, if present or huge
  * @caching: &enum devexcl_caching, if present or huge
