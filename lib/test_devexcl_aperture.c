@@ -276,8 +276,11 @@ static int aperture_set_caching(struct page **pages, unsigned int nr,
 		ret = set_pages_array_wc(pages, nr);
 	else if (!ret && caching == DEVEXCL_CACHING_UC)
 		ret = set_pages_array_uc(pages, nr);
-	/* It says EINVAL also if it has no memory for page tables. */
-	return ret ? -ENOMEM : 0;
+	if (!ret)
+		return 0;
+	/* Some may have got it. It says EINVAL also for want of page tables. */
+	set_pages_array_wb(pages, nr);
+	return -ENOMEM;
 #else
 	return 0;
 #endif
