@@ -1212,7 +1212,8 @@ static int aperture_check_map(const struct aperture_object *obj,
 			      struct aperture_mapping *mapping)
 {
 	bool pages = aperture_maps_pages(obj->map);
-	bool zero = obj->map != DEVEXCL_MAP_FAULT && aperture_has_zero(obj);
+	bool maps = obj->map != DEVEXCL_MAP_FAULT;
+	bool zero = maps && aperture_has_zero(obj);
 
 	lockdep_assert_held_read(&obj->lock);
 	if (obj->flags & DEVEXCL_CREATE_READ_ONLY && vm_flags & VM_WRITE)
@@ -1240,9 +1241,12 @@ static int aperture_check_map(const struct aperture_object *obj,
 	/*
 	 * If writes are to be announced, the mapping's protection will say
 	 * so when mmap() is done: too late for what is inserted before. The
-	 * zero page cannot have that.
+	 * zero page cannot have that, nor who wants to hear of each write: they
+	 * have it inserted as if the mapping was private.
 	 */
 	if (zero && !aperture_trusts_zero(obj))
+		vm_flags &= ~VM_SHARED;
+	if (maps && obj->flags & DEVEXCL_CREATE_MAP_READ_ONLY)
 		vm_flags &= ~VM_SHARED;
 	mapping->prot = vm_get_page_prot(vm_flags);
 	mapping->prot = aperture_pgprot(obj->vma_caching, mapping->prot);
@@ -2153,7 +2157,8 @@ static const struct aperture_ioctl aperture_ioctls[] = {
 	APERTURE_IOCTL(DEVEXCL_APERTURE_INFO, info, info, 0),
 	APERTURE_IOCTL(DEVEXCL_APERTURE_CREATE, create, create,
 		       DEVEXCL_CREATE_VM_IO | DEVEXCL_CREATE_PAGE_MKWRITE |
-		       DEVEXCL_CREATE_PFN_MKWRITE | DEVEXCL_CREATE_READ_ONLY),
+		       DEVEXCL_CREATE_PFN_MKWRITE | DEVEXCL_CREATE_READ_ONLY |
+		       DEVEXCL_CREATE_MAP_READ_ONLY),
 	APERTURE_IOCTL(DEVEXCL_APERTURE_POLICY, policy, policy,
 		       DEVEXCL_POLICY_ZERO | DEVEXCL_POLICY_READ_ONLY |
 		       DEVEXCL_POLICY_REFUSE_WRITE),

@@ -1151,6 +1151,12 @@ struct devexcl_aperture_info {
 #define DEVEXCL_CREATE_PFN_MKWRITE	(1U << 2)
 /* Mappings can never be made writable: a writable one is refused (EPERM). */
 #define DEVEXCL_CREATE_READ_ONLY	(1U << 3)
+/*
+ * What mmap() inserts is read-only, whatever the mapping is: the first write to a
+ * page is announced, if there is a hook. It is not for FAULT, nor for INSERT_PAGES
+ * through /dev/devexcl_aperture_prepare, where mm takes the mapping's protection.
+ */
+#define DEVEXCL_CREATE_MAP_READ_ONLY	(1U << 4)
 
 /**
  * struct devexcl_aperture_create - DEVEXCL_APERTURE_CREATE: a new object

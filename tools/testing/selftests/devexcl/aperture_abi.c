@@ -84,7 +84,8 @@ static const struct call calls[] = {
 	}, {
 		CALL(CREATE, create,
 		     DEVEXCL_CREATE_VM_IO | DEVEXCL_CREATE_PAGE_MKWRITE |
-		     DEVEXCL_CREATE_PFN_MKWRITE | DEVEXCL_CREATE_READ_ONLY),
+		     DEVEXCL_CREATE_PFN_MKWRITE | DEVEXCL_CREATE_READ_ONLY |
+		     DEVEXCL_CREATE_MAP_READ_ONLY),
 		.reserved = offsetof(struct devexcl_aperture_create, reserved),
 	}, {
 		CALL(POLICY, policy,
@@ -772,7 +773,7 @@ static uint32_t random_value(uint64_t *state, uint32_t limit)
 static void random_create(struct aperture *ap, uint64_t *state)
 {
 	const struct devexcl_aperture_create like = {
-		.flags = random_value(state, 16),
+		.flags = random_value(state, 32),
 		.pages = random_below(state, 32) ? random_value(state, 8) : 512,
 		.placement = random_value(state, DEVEXCL_PLACE_NR),
 		.caching = random_value(state, DEVEXCL_CACHING_OTHER),

@@ -363,6 +363,85 @@ TEST_F(map, silently_writable)
 	EXPECT_EQ(0, object_page(&self->obj, 0).faults);
 }
 
+/* A write to page 0, which was not made yet, is announced once, to this hook. */
+static void expect_announced(struct __test_metadata *_metadata,
+			     FIXTURE_DATA(map) *self, bool normal)
+{
+	const uint32_t written = DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY;
+	struct devexcl_aperture_page page;
+
+	expect_flags(&self->ap, &self->mem, 0, DEVEXCL_ENTRY_WRITE, 0);
+	WRITE_MEM(word_of(&self->mem, 0), 6);
+	WRITE_MEM(word_of(&self->mem, 0) + 1, 7);
+	page = object_page(&self->obj, 0);
+	ASSERT_EQ(normal, page.page_mkwrites);
+	ASSERT_EQ(!normal, page.pfn_mkwrites);
+	ASSERT_EQ(0, page.faults);
+	expect_flags(&self->ap, &self->mem, 0, written, written);
+	expect_pfn(&self->ap, &self->mem, 0, page.pfn);
+	ASSERT_EQ(6, object_load(&self->obj, 0));
+}
+
+/* This page may not be written to, and others are not concerned. */
+static void expect_refused(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(map) *self, size_t page)
+{
+	ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, page), 9));
+	expect_word(&self->mem, page, 0);
+	expect_kind(&self->ap, &self->mem, page, PRESENT);
+	expect_flags(&self->ap, &self->mem, page, DEVEXCL_ENTRY_WRITE, 0);
+	ASSERT_EQ(0, object_load(&self->obj, page));
+}
+
+/*
+ * Who inserts with a protection of his own is asked about each page, even if he
+ * inserts before the mapping's is final: the ring buffer of perf. There is no
+ * vm_insert_pages_prot(), but this is what it would do: the same to
+ * user space as remap_pfn_range(), and as the newer hook, which comes later.
+ */
+TEST_F(map, inserted_read_only)
+{
+	const uint32_t flags = DEVEXCL_CREATE_MAP_READ_ONLY |
+			       DEVEXCL_CREATE_PAGE_MKWRITE |
+			       DEVEXCL_CREATE_PFN_MKWRITE;
+	size_t page;
+
+	ASSERT_EQ(0, create(self, variant, flags));
+	ASSERT_EQ(0, object_policy(&self->obj, 1, PAGES - 1,
+				   DEVEXCL_INSERT_NONE,
+				   DEVEXCL_POLICY_REFUSE_WRITE));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW, MAP_SHARED));
+	expect_announced(_metadata, self, variant->normal);
+	for (page = 1; page < PAGES; page++)
+		expect_refused(_metadata, self, page);
+	/* mprotect() has nobody forget it. */
+	ASSERT_EQ(0, mprotect(self->mem.p, self->mem.size, PROT_READ));
+	ASSERT_EQ(0, mprotect(self->mem.p, self->mem.size, RW));
+	expect_refused(_metadata, self, 1);
+	ASSERT_EQ(0, cpu_write(word_of(&self->mem, 0), 8));
+}
+
+/*
+ * Without a hook it was in vain: nobody is asked. The newer hook for pages has
+ * no protection to choose, and takes the mapping's, which is writable then.
+ */
+TEST_F(map, inserted_read_only_without_hook)
+{
+	uint32_t write = variant->final ? DEVEXCL_ENTRY_WRITE : 0;
+
+	ASSERT_EQ(0, create(self, variant, DEVEXCL_CREATE_MAP_READ_ONLY));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, DEVEXCL_INSERT_NONE,
+				   DEVEXCL_POLICY_REFUSE_WRITE));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW, MAP_SHARED));
+	expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE, write);
+	ASSERT_EQ(0, cpu_write(word_of(&self->mem, 1), 6));
+	expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE,
+		     DEVEXCL_ENTRY_WRITE);
+	ASSERT_EQ(6, object_load(&self->obj, 1));
+	ASSERT_EQ(0, object_page(&self->obj, 1).faults);
+	expect_flags(&self->ap, &self->mem, 2, DEVEXCL_ENTRY_WRITE, write);
+}
+
 /* A copy of a page of a private mapping is ordinary memory. */
 TEST_F(map, private_copy)
 {
