@@ -21,6 +21,7 @@
  * @vma: what the mapping is
  * @map: what mmap() inserts
  * @insert: else how pages are inserted
+ * @prepare: with the newer hook
  * @placement: where the memory is
  * @caching: how the memory is cached
  * @vma_caching: how the mapping is cached
@@ -34,6 +35,7 @@ struct row {
 	enum devexcl_vma vma;
 	enum devexcl_map map;
 	enum devexcl_insert insert;
+	bool prepare;
 	enum devexcl_placement placement;
 	enum devexcl_caching caching;
 	enum devexcl_caching vma_caching;
@@ -86,6 +88,19 @@ struct row {
 		.writable = true,					\
 	}
 
+#define MAP(_map, _caching, _vma_caching)				\
+	{								\
+		.name = "mmap() " #_map " " #_caching,			\
+		.vma = DEVEXCL_VMA_MIXED,				\
+		.map = DEVEXCL_MAP_##_map,				\
+		.insert = DEVEXCL_INSERT_PAGE,				\
+		.caching = DEVEXCL_CACHING_##_caching,			\
+		.vma_caching = DEVEXCL_CACHING_##_vma_caching,		\
+		.of_vma = true,						\
+		.normal = true,						\
+		.writable = true,					\
+	}
+
 static const struct row rows[] = {
 	PFN(PFN, SYSTEM, WB, UC),
 	PFN(PFN, SYSTEM, WC, WB),
@@ -108,7 +123,38 @@ static const struct row rows[] = {
 	REMAP(REMAP_PFN, BUFFER, UC, WB, 1),
 	REMAP(REMAP_PFN, IO, UC, UC, 0),
 	REMAP(IOMAP, IO, WC, WC, 0),
+	MAP(INSERT_PAGE, WC, WC),
+	MAP(INSERT_PAGES, UC, UC),
+	MAP(PAGES, WC, WC),
+	MAP(PAGES_ZERO, UC, UC),
 	{
+		.name = "mmap_action_map_kernel_pages WC",
+		.vma = DEVEXCL_VMA_MIXED,
+		.map = DEVEXCL_MAP_INSERT_PAGES,
+		.insert = DEVEXCL_INSERT_PAGE,
+		.prepare = true,
+		.caching = DEVEXCL_CACHING_WC,
+		.vma_caching = DEVEXCL_CACHING_WC,
+		.of_vma = true,
+		.normal = true,
+	}, {
+		.name = "mmap_action_remap BUFFER WC",
+		.map = DEVEXCL_MAP_REMAP_PFN,
+		.insert = DEVEXCL_INSERT_PFN,
+		.prepare = true,
+		.placement = DEVEXCL_PLACE_BUFFER,
+		.caching = DEVEXCL_CACHING_WC,
+		.writable = true,
+	}, {
+		.name = "mmap_action_ioremap IO UC",
+		.map = DEVEXCL_MAP_IOMAP,
+		.insert = DEVEXCL_INSERT_PFN,
+		.prepare = true,
+		.placement = DEVEXCL_PLACE_IO,
+		.caching = DEVEXCL_CACHING_UC,
+		.vma_caching = DEVEXCL_CACHING_UC,
+		.writable = true,
+	}, {
 		.name = "MIXED_MKWRITE SYSTEM WC",
 		.vma = DEVEXCL_VMA_MIXED,
 		.insert = DEVEXCL_INSERT_MIXED_MKWRITE,
@@ -126,12 +172,19 @@ static const struct row rows[] = {
 	},
 };
 
+static bool can_row(const struct aperture *ap, const struct row *row)
+{
+	return aperture_can_insert(ap, row->insert) &&
+	       (!row->prepare ||
+		aperture_can(ap, DEVEXCL_APERTURE_CAP_PREPARE));
+}
+
 /* This row or the first one after it whose function this kernel has, or NULL */
 static const struct row *row_from(const struct aperture *ap,
 				  const struct row *row)
 {
 	for (; row < rows + ARRAY_SIZE(rows); row++)
-		if (aperture_can_insert(ap, row->insert))
+		if (can_row(ap, row))
 			return row;
 	return NULL;
 }
@@ -182,7 +235,7 @@ static int map_row(FIXTURE_DATA(prot) *self, const struct row *row,
 	mem_unmap(&self->mem);
 	self->mem = (struct mem) {};
 	aperture_close(&self->ap);
-	ret = aperture_open(&self->ap, false);
+	ret = aperture_open(&self->ap, row->prepare);
 	if (!ret)
 		ret = object_create(&self->ap, &self->obj, &like);
 	if (!ret)
@@ -237,6 +290,23 @@ do {									\
 
 #define RW	(PROT_READ | PROT_WRITE)
 
+/* All others run the rows that the kernel can do; this says which it cannot. */
+TEST_F(prot, functions)
+{
+	const struct row *row;
+	char lacking[512] = "";
+
+	for (row = rows; row < rows + ARRAY_SIZE(rows); row++) {
+		size_t len = strlen(lacking);
+
+		if (!can_row(&self->ap, row))
+			snprintf(lacking + len, sizeof(lacking) - len, "%s%s",
+				 len ? ", " : "", row->name);
+	}
+	if (lacking[0])
+		SKIP(return, "this kernel has not: %s", lacking);
+}
+
 TEST_F(prot, chosen)
 {
 	const struct row *row;
@@ -279,6 +349,32 @@ TEST_F(prot, mprotect)
 	}
 }
 
+/* mprotect() makes a new vm_page_prot: entries made after it are the same. */
+TEST_F(prot, fault_after_mprotect)
+{
+	const struct row *row;
+	struct mem *mem = &self->mem;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		if (row->map != DEVEXCL_MAP_FAULT)
+			ASSERT_EQ(0, object_zap(&self->obj, 0));
+		ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_NONE));
+		ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_READ));
+		expect_none(&self->ap, mem, 0);
+		READ_MEM(word_of(mem, 0));
+		expect_claim(check_chosen(self, row, 0));
+		expect_flags(&self->ap, mem, 0, DEVEXCL_ENTRY_WRITE, 0);
+		/* Of one page, which splits the mapping */
+		ASSERT_EQ(0, mprotect(page_of(mem, 1), page_size(), RW));
+		WRITE_MEM(word_of(mem, 1), 3);
+		expect_claim(check_chosen(self, row, 1));
+		ASSERT_EQ(0, mprotect(mem->p, mem->size, RW));
+		write_all(mem, 20);
+		expect_chosen(row);
+	}
+}
+
 /* A child has the entries at once, without a fault, and they are the same. */
 TEST_F(prot, fork)
 {
@@ -307,6 +403,59 @@ TEST_F(prot, fork)
 	}
 }
 
+/* In whose private mapping it is, he gets a copy when he writes. */
+static int write_in_child(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(prot) *self, const struct row *row)
+{
+	const char *wrong = check_chosen(self, row, 1);
+
+	if (!wrong && READ_MEM(word_of(&self->mem, 2)) != 5)
+		wrong = "a copy of the parent's is not there";
+	WRITE_MEM(word_of(&self->mem, 1), 30);
+	WRITE_MEM(word_of(&self->mem, 2), 30);
+	if (!wrong)
+		wrong = check_flags(&self->ap, &self->mem, 1,
+				    DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_SPECIAL,
+				    DEVEXCL_ENTRY_ANON);
+	if (!wrong)
+		wrong = check_caching(&self->ap, &self->mem, 1,
+				      row->vma_caching);
+	if (wrong)
+		TH_LOG("child: %s", wrong);
+	return !!wrong;
+}
+
+/* Can it be mapped privately, so that it could be written to? */
+static bool can_be_private(const struct row *row)
+{
+	if (row->vma == DEVEXCL_VMA_PFN || row->part)
+		return false;
+	return !row->writable || row->map != DEVEXCL_MAP_FAULT;
+}
+
+TEST_F(prot, private_fork)
+{
+	const struct row *row;
+	pid_t child;
+
+	for_each_row(&self->ap, row) {
+		if (!can_be_private(row))
+			continue;
+		map_this(row, 0, RW, MAP_PRIVATE);
+		READ_MEM(word_of(&self->mem, 1));
+		WRITE_MEM(word_of(&self->mem, 2), 5);
+		child = fork();
+		ASSERT_GE(child, 0);
+		if (!child)
+			_exit(write_in_child(_metadata, self, row));
+		ASSERT_EQ(0, wait_child(child));
+		expect_claim(check_chosen(self, row, 1));
+		expect_word(&self->mem, 1, 0);
+		expect_word(&self->mem, 2, 5);
+		ASSERT_EQ(0, object_load(&self->obj, 1));
+	}
+}
+
 /* Entries are moved as they are; the old place is empty. */
 TEST_F(prot, mremap)
 {
@@ -327,6 +476,59 @@ TEST_F(prot, mremap)
 		expect_chosen(row);
 		expect_none(&self->ap, &old, 0);
 		expect_word(&self->mem, 1, 11);
+		/* The driver is asked again for what is there now. */
+		ASSERT_EQ(0, object_zap(&self->obj, 0));
+		expect_none(&self->ap, &self->mem, 1);
+		write_all(&self->mem, 20);
+		expect_chosen(row);
+		ASSERT_EQ(21, object_load(&self->obj, 1));
+	}
+}
+
+/*
+ * Some pages are moved: they are still these pages of the object. Up to 6.15 the
+ * kernel loses track of the caching mode of a device's memory if a PFN map of
+ * it is taken apart, until it is booted again. Others want that memory.
+ */
+TEST_F(prot, mremap_some)
+{
+	const struct row *row;
+	struct mem moved;
+	void *p;
+
+	for_each_row(&self->ap, row) {
+		if (row->map != DEVEXCL_MAP_FAULT &&
+		    row->placement == DEVEXCL_PLACE_IO)
+			continue;
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		ASSERT_EQ(0, mem_map(&moved, PAGES));
+		p = mremap(page_of(&self->mem, 2), page_size(), page_size(),
+			   MREMAP_MAYMOVE | MREMAP_FIXED, page_of(&moved, 2));
+		ASSERT_EQ(page_of(&moved, 2), p);
+		expect_none(&self->ap, &self->mem, 2);
+		mem_unmap(&self->mem);
+		self->mem = moved;
+		expect_claim(check_chosen(self, row, 2));
+		ASSERT_EQ(0, object_zap(&self->obj, 0));
+		expect_word(&self->mem, 2, 12);
+		expect_claim(check_chosen(self, row, 2));
+	}
+}
+
+/* They cannot grow: there is nothing to be mapped there. */
+TEST_F(prot, mremap_refused)
+{
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		ASSERT_EQ(MAP_FAILED,
+			  mremap(self->mem.p, self->mem.size,
+				 self->mem.size + page_size(), MREMAP_MAYMOVE));
+		ASSERT_EQ(EFAULT, errno);
+		expect_chosen(row);
 	}
 }
 
@@ -372,6 +574,34 @@ TEST_F(prot, each_its_own)
 			       page % DEVEXCL_CACHING_OTHER);
 }
 
+/* And each may be inserted by another function. */
+TEST_F(prot, each_another_function)
+{
+	static const struct row row = MIXED(MIXED, SYSTEM, WB, WB);
+	static const enum devexcl_insert inserts[PAGES] = {
+		DEVEXCL_INSERT_MIXED, DEVEXCL_INSERT_PAGE,
+		DEVEXCL_INSERT_PAGES, DEVEXCL_INSERT_NONE,
+	};
+	static const bool special[PAGES] = { true };
+	uint32_t page;
+
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	for (page = 0; page < PAGES; page++)
+		ASSERT_EQ(0, object_policy(&self->obj, page, 1, inserts[page],
+					   0));
+	for (page = 0; page < PAGES - 1; page++) {
+		WRITE_MEM(word_of(&self->mem, page), page + 1);
+		expect_flags(&self->ap, &self->mem, page,
+			     DEVEXCL_ENTRY_SPECIAL,
+			     special[page] ? DEVEXCL_ENTRY_SPECIAL : 0);
+		ASSERT_EQ(!special[page],
+			  object_page(&self->obj, page).mapcount);
+		ASSERT_EQ(page + 1, object_load(&self->obj, page));
+	}
+	ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, page), 9));
+	expect_none(&self->ap, &self->mem, page);
+}
+
 TEST_F(prot, dontneed)
 {
 	const struct row *row;
@@ -404,8 +634,52 @@ TEST_F(prot, mlock)
 		write_all(&self->mem, 10);
 		/* There is nothing to lock, and mm does not mind. */
 		ASSERT_EQ(0, mlock(self->mem.p, self->mem.size));
+		ASSERT_FALSE(smaps_flag(&self->mem, "lo"));
 		expect_chosen(row);
 		ASSERT_EQ(0, munlock(self->mem.p, self->mem.size));
+		expect_chosen(row);
+	}
+}
+
+/*
+ * What else user space can ask of memory: it may be refused, and whatever it
+ * does, the entry stays as the driver made it.
+ */
+static const struct {
+	const char *name;
+	int advice;
+} advices[] = {
+	{ "NORMAL", MADV_NORMAL }, { "RANDOM", MADV_RANDOM },
+	{ "SEQUENTIAL", MADV_SEQUENTIAL }, { "WILLNEED", MADV_WILLNEED },
+	{ "COLD", MADV_COLD }, { "PAGEOUT", MADV_PAGEOUT },
+	{ "FREE", MADV_FREE }, { "MERGEABLE", MADV_MERGEABLE },
+	{ "HUGEPAGE", MADV_HUGEPAGE }, { "NOHUGEPAGE", MADV_NOHUGEPAGE },
+	{ "DONTFORK", MADV_DONTFORK }, { "DODUMP", MADV_DODUMP },
+	{ "POPULATE_READ", MADV_POPULATE_READ },
+	{ "POPULATE_WRITE", MADV_POPULATE_WRITE },
+	{ "COLLAPSE", MADV_COLLAPSE },
+};
+
+TEST_F(prot, advice)
+{
+	unsigned char vec[PAGES];
+	const struct row *row;
+	size_t i;
+
+	for_each_row(&self->ap, row) {
+		map_this(row, 0, RW, MAP_SHARED);
+		write_all(&self->mem, 10);
+		for (i = 0; i < ARRAY_SIZE(advices); i++) {
+			TH_LOG("%s: %s", row->name, advices[i].name);
+			madvise(self->mem.p, self->mem.size,
+				advices[i].advice);
+			expect_chosen(row);
+			expect_flags(&self->ap, &self->mem, 1,
+				     DEVEXCL_ENTRY_WRITE, DEVEXCL_ENTRY_WRITE);
+			expect_word(&self->mem, 1, 11);
+		}
+		msync(self->mem.p, self->mem.size, MS_SYNC);
+		ASSERT_EQ(0, mincore(self->mem.p, self->mem.size, vec));
 		expect_chosen(row);
 	}
 }
@@ -699,10 +973,8 @@ TEST_F(prot, private_copy)
 
 	for_each_row(&self->ap, row) {
 		map_this(row, 0, RW, MAP_SHARED);
-		if (row->vma == DEVEXCL_VMA_PFN ||
-		    (row->writable && row->map == DEVEXCL_MAP_FAULT) ||
-		    row->part)
-			continue;	/* not for private mappings */
+		if (!can_be_private(row))
+			continue;
 		ASSERT_EQ(0, object_store(&self->obj, 1, 77));
 		mem_unmap(&self->mem);
 		ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW,
@@ -740,6 +1012,25 @@ TEST_F(prot, read_only_entry)
 	expect_caching(&self->ap, &self->mem, 1, row.caching);
 	ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 1));
 	WRITE_MEM(word_of(&self->mem, 0), 2);
+}
+
+/* The same, but it forgot the hook: mm makes the entry writable by itself. */
+TEST_F(prot, read_only_entry_without_hook)
+{
+	static const struct row row = PFN(PFN_PROT, SYSTEM, WC, WB);
+
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, row.insert,
+				   DEVEXCL_POLICY_READ_ONLY |
+				   DEVEXCL_POLICY_REFUSE_WRITE));
+	expect_word(&self->mem, 1, 0);
+	expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE, 0);
+	ASSERT_EQ(0, cpu_write(word_of(&self->mem, 1), 1));
+	expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE,
+		     DEVEXCL_ENTRY_WRITE);
+	expect_claim(check_chosen(self, &row, 1));
+	ASSERT_EQ(1, object_page(&self->obj, 1).faults);
+	ASSERT_EQ(1, object_load(&self->obj, 1));
 }
 
 DEVEXCL_TEST_MAIN
