@@ -8,6 +8,7 @@
  * see the old place after the move, whatever else goes on.
  */
 #include <pthread.h>
+#include <sched.h>
 
 #include "devexcl_aperture_test.h"
 
@@ -100,21 +101,27 @@ static int move_to(FIXTURE_DATA(move) *self, const struct place *place)
 	return object_move(&self->obj, place->placement, place->caching, 0);
 }
 
-/* All pages are mapped where the object is now, and cached like that. */
+/* A page is mapped where the object is now, and cached like that. */
+static const char *check_page_place(FIXTURE_DATA(move) *self,
+				    const struct place *place, size_t page)
+{
+	const char *wrong = check_pfn(&self->ap, &self->mem, page,
+				      object_page(&self->obj, page).pfn);
+
+	if (!wrong && aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		wrong = check_caching(&self->ap, &self->mem, page,
+				      place->caching);
+	return wrong;
+}
+
 static const char *check_place(FIXTURE_DATA(move) *self,
 			       const struct place *place)
 {
 	const char *wrong = NULL;
 	size_t page;
 
-	for (page = 0; !wrong && page < PAGES; page++) {
-		wrong = check_pfn(&self->ap, &self->mem, page,
-				  object_page(&self->obj, page).pfn);
-		if (!wrong && aperture_can(&self->ap,
-					   DEVEXCL_APERTURE_CAP_PAT))
-			wrong = check_caching(&self->ap, &self->mem, page,
-					      place->caching);
-	}
+	for (page = 0; !wrong && page < PAGES; page++)
+		wrong = check_page_place(self, place, page);
 	return wrong;
 }
 
@@ -167,6 +174,8 @@ TEST_F(move, processes)
 					   DEVEXCL_ENTRY_NONE);
 			if (READ_MEM(word_of(&self->mem, 0)) != 7)
 				wrong = "the child reads something old";
+			if (!wrong)
+				wrong = check_page_place(self, place, 0);
 			if (wrong)
 				TH_LOG("child: %s", wrong);
 			if (wrong)
@@ -182,6 +191,50 @@ TEST_F(move, processes)
 		gate_open(&go);
 	}
 	ASSERT_EQ(0, wait_child(child));
+}
+
+/*
+ * Have a process move the object, with a pause, and kill it as soon as the first
+ * page is not mapped any more: true if that was before the object had moved.
+ */
+static bool killed_in_pause(FIXTURE_DATA(move) *self)
+{
+	pid_t child = fork();
+	int status = 0;
+
+	if (!child) {
+		object_move(&self->obj, DEVEXCL_PLACE_BUFFER,
+			    DEVEXCL_CACHING_WB, 1000);
+		_exit(0);
+	}
+	if (child < 0)
+		return false;
+	while (check_kind(&self->ap, &self->mem, 0, DEVEXCL_ENTRY_NONE))
+		sched_yield();
+	kill(child, SIGKILL);
+	return waitpid(child, &status, 0) == child && WIFSIGNALED(status);
+}
+
+/*
+ * Entries go first, before anything is copied: who is killed then has moved
+ * nothing. On a machine that is slow beyond measure he may have been quicker.
+ */
+TEST_F(move, zapped_first)
+{
+	uint64_t pfn;
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		WRITE_MEM(word_of(&self->mem, 0), i + 5);
+		pfn = object_page(&self->obj, 0).pfn;
+		if (killed_in_pause(self))
+			break;
+	}
+	ASSERT_LT(i, 10);
+	ASSERT_EQ(pfn, object_page(&self->obj, 0).pfn);
+	ASSERT_EQ(i + 5, object_load(&self->obj, 0));
+	expect_word(&self->mem, 0, i + 5);
+	expect_pfn(&self->ap, &self->mem, 0, pfn);
 }
 
 /* Private copies stay, unless they are to go as well. */
@@ -356,6 +409,91 @@ TEST_F(move, notices_wrong_caching)
 	for (page = 0; page < PAGES; page++)
 		READ_MEM(word_of(&self->mem, page));
 	ASSERT_NE(NULL, check_place(self, &places[0]));
+}
+
+/* Pages that are counted: when they go, they must not be anybody's any more. */
+
+FIXTURE(counted) {
+	struct aperture ap;
+	struct object obj;
+	struct mem mem;
+};
+
+FIXTURE_VARIANT(counted) {
+	enum devexcl_insert insert;
+	uint32_t batch;
+};
+
+FIXTURE_VARIANT_ADD(counted, page) {
+	.insert = DEVEXCL_INSERT_PAGE,
+};
+
+FIXTURE_VARIANT_ADD(counted, pages) {
+	.insert = DEVEXCL_INSERT_PAGES, .batch = PAGES,
+};
+
+FIXTURE_SETUP(counted)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.vma = DEVEXCL_VMA_MIXED,
+		.batch = variant->batch,
+	};
+
+	setup_aperture(_metadata, &self->ap);
+	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, variant->insert, 0));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
+				MAP_SHARED));
+}
+
+FIXTURE_TEARDOWN(counted)
+{
+	mem_unmap(&self->mem);
+	aperture_close(&self->ap);
+}
+
+static void expect_mappings(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(counted) *self, int mappings)
+{
+	size_t page;
+
+	for (page = 0; page < PAGES; page++) {
+		ASSERT_EQ(1 + mappings, object_page(&self->obj, page).refcount);
+		ASSERT_EQ(mappings, object_page(&self->obj, page).mapcount);
+	}
+}
+
+TEST_F(counted, moved)
+{
+	static const enum devexcl_placement there[] = {
+		DEVEXCL_PLACE_BUFFER, DEVEXCL_PLACE_SYSTEM,
+		DEVEXCL_PLACE_SYSTEM, DEVEXCL_PLACE_BUFFER,
+	};
+	struct mem again;
+	size_t page, i;
+
+	ASSERT_EQ(0, object_map(&self->obj, &again, PROT_READ | PROT_WRITE,
+				MAP_SHARED));
+	for (i = 0; i < ARRAY_SIZE(there); i++) {
+		for (page = 0; page < PAGES; page++) {
+			WRITE_MEM(word_of(&self->mem, page), i + page);
+			READ_MEM(word_of(&again, page));
+		}
+		expect_mappings(_metadata, self, 2);
+		ASSERT_EQ(0, object_move(&self->obj, there[i],
+					 DEVEXCL_CACHING_WB, 0));
+		expect_mappings(_metadata, self, 0);
+		for (page = 0; page < PAGES; page++) {
+			expect_none(&self->ap, &self->mem, page);
+			expect_none(&self->ap, &again, page);
+		}
+		for (page = 0; page < PAGES; page++)
+			expect_word(&again, page, i + page);
+		expect_mappings(_metadata, self, 1);
+	}
+	mem_unmap(&again);
+	expect_mappings(_metadata, self, 0);
 }
 
 /* Huge entries */
