@@ -474,6 +474,13 @@ TEST_F(zero, counts)
 		EXPECT_EQ(before.refcount, now.refcount);
 		EXPECT_EQ(before.mapcount, now.mapcount);
 		EXPECT_EQ(0, mapped_pages(&self->mem));
+		/* munmap() is the other way to be rid of it. */
+		READ_MEM(word_of(&self->mem, 1));
+		mem_unmap(&self->mem);
+		self->mem = (struct mem) {};
+		now = object_page(&self->obj, 0);
+		EXPECT_EQ(before.refcount, now.refcount);
+		EXPECT_EQ(before.mapcount, now.mapcount);
 	}
 }
 
@@ -581,43 +588,83 @@ TEST_F(zero_page, batch_in_mmap)
 /* If it is refused in the middle, then what was inserted before goes, too. */
 TEST_F(zero_page, batch_refused)
 {
-	const struct devexcl_aperture_create like = {
-		.pages = PAGES,
-		.map = DEVEXCL_MAP_INSERT_PAGES,
-	};
+	struct devexcl_aperture_create like = { .pages = PAGES };
 
 	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_ZERO_CHECKED))
 		SKIP(return, "this kernel does not refuse it");
-	ASSERT_EQ(0, create_mixture(self, &like));
-	ASSERT_EQ(0, object_policy(&self->obj, 0, 1, DEVEXCL_INSERT_PAGES, 0));
-	ASSERT_EQ(-EINVAL, object_map(&self->obj, &self->mem,
-				      PROT_READ | PROT_WRITE, MAP_SHARED));
-	EXPECT_EQ(0, object_page(&self->obj, 0).mapcount);
-	EXPECT_EQ(1, object_page(&self->obj, 0).refcount);
+	for (like.map = DEVEXCL_MAP_INSERT_PAGE;
+	     like.map <= DEVEXCL_MAP_PAGES_ZERO; like.map++) {
+		TH_LOG("map %u", like.map);
+		ASSERT_EQ(0, create_mixture(self, &like));
+		ASSERT_EQ(0, object_policy(&self->obj, 0, 1,
+					   DEVEXCL_INSERT_PAGES, 0));
+		ASSERT_EQ(-EINVAL, object_map(&self->obj, &self->mem,
+					      PROT_READ | PROT_WRITE,
+					      MAP_SHARED));
+		EXPECT_EQ(0, object_page(&self->obj, 0).mapcount);
+		EXPECT_EQ(1, object_page(&self->obj, 0).refcount);
+	}
 }
 
 /*
  * Who pins it for long gets a page of his own instead, which is mapped then: the
  * CPU's writes are seen through the pin.
  */
-TEST_F(zero_page, pinned)
+FIXTURE(pinned) {
+	struct aperture ap;
+	struct object obj;
+	struct mem mem;
+	uint64_t *words;
+};
+
+FIXTURE_VARIANT(pinned) {
+	enum devexcl_insert insert;
+};
+
+FIXTURE_VARIANT_ADD(pinned, vmf_insert_mixed) {
+	.insert = DEVEXCL_INSERT_MIXED,
+};
+
+FIXTURE_VARIANT_ADD(pinned, vm_insert_page) {
+	.insert = DEVEXCL_INSERT_PAGE,
+};
+
+FIXTURE_VARIANT_ADD(pinned, vm_insert_pages) {
+	.insert = DEVEXCL_INSERT_PAGES,
+};
+
+FIXTURE_SETUP(pinned)
 {
 	const struct devexcl_aperture_create like = {
 		.pages = 1,
 		.vma = DEVEXCL_VMA_MIXED,
 	};
-	uint64_t *words = malloc(page_size());
-	int pin;
 
+	self->words = malloc(page_size());
+	setup_aperture(_metadata, &self->ap);
 	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
-	ASSERT_EQ(0, object_policy(&self->obj, 0, 1, DEVEXCL_INSERT_MIXED,
+	ASSERT_EQ(0, object_policy(&self->obj, 0, 1, variant->insert,
 				   DEVEXCL_POLICY_ZERO));
 	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE));
+}
+
+FIXTURE_TEARDOWN(pinned)
+{
+	mem_unmap(&self->mem);
+	aperture_close(&self->ap);
+	free(self->words);
+}
+
+TEST_F(pinned, private)
+{
+	int32_t refcount = object_page(&self->obj, 0).refcount;
+	uint64_t pfn;
+	int pin;
+
 	expect_word(&self->mem, 0, 0);
 	expect_flags(&self->ap, &self->mem, 0, DEVEXCL_ENTRY_ZERO,
 		     DEVEXCL_ENTRY_ZERO);
-
 	pin = pin_longterm(self->mem.p, page_size());
 	if (pin == -ENOENT || pin == -EINVAL)
 		SKIP(return, "no gup_test that keeps pages pinned");
@@ -625,11 +672,14 @@ TEST_F(zero_page, pinned)
 	expect_flags(&self->ap, &self->mem, 0,
 		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_ANON,
 		     DEVEXCL_ENTRY_ANON);
+	pfn = entry_at(&self->ap, self->mem.p).pfn;
 	WRITE_MEM(word_of(&self->mem, 0), 5);
-	ASSERT_EQ(0, pin_read(pin, words));
-	EXPECT_EQ(5, words[0]);
+	expect_pfn(&self->ap, &self->mem, 0, pfn);
+	ASSERT_EQ(0, pin_read(pin, self->words));
+	EXPECT_EQ(5, self->words[0]);
+	EXPECT_EQ(refcount, object_page(&self->obj, 0).refcount);
 	close(pin);
-	free(words);
+	EXPECT_EQ(refcount, object_page(&self->obj, 0).refcount);
 }
 
 /* Where it may be mapped though somebody may write, it cannot be pinned. */
