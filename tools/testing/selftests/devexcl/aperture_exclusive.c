@@ -67,6 +67,16 @@ static const struct row rows[] = {
 		.map_flags = MAP_SHARED,
 		.error = -EOPNOTSUPP,
 	}, {
+		.name = "zero page in a shared map",
+		.vma = DEVEXCL_VMA_MIXED,
+		.insert = DEVEXCL_INSERT_MIXED,
+		.create_flags = DEVEXCL_CREATE_VM_IO |
+				DEVEXCL_CREATE_PAGE_MKWRITE |
+				DEVEXCL_CREATE_PFN_MKWRITE,
+		.policy_flags = DEVEXCL_POLICY_ZERO,
+		.map_flags = MAP_SHARED,
+		.error = -EFAULT,
+	}, {
 		.name = "private mixed map of IO",
 		.vma = DEVEXCL_VMA_MIXED,
 		.insert = DEVEXCL_INSERT_MIXED,
@@ -194,9 +204,7 @@ TEST_F(exclusive, refused)
 		ASSERT_EQ(row->error, dev_acquire_one(&self->dev,
 						      page_of(&self->mem, 1)));
 		expect_not_held(&self->dev, &self->mem, 0, PAGES);
-		/* A write to the private mapping may have been made up for. */
-		if (row->map_flags == MAP_SHARED)
-			expect_claim(check_same(self, 1, &entry, &page));
+		expect_claim(check_same(self, 1, &entry, &page));
 		expect_word(&self->mem, 1, 0);
 		ASSERT_EQ(0, object_load(&self->obj, 1));
 	}
