@@ -41,7 +41,7 @@ from devexcl_background import Background
 from devexcl_build import Image, Variant
 from devexcl_collect import Collector
 from devexcl_host import (CANNOT_RUN, FAILED, INTERRUPTED, OK, REPO, DevexclError, Timings, cache_dir, file_name,
-			  seconds, terminal, write_atomically)
+			  forget_make, seconds, terminal, write_atomically)
 from devexcl_matrix import Run
 from devexcl_overlay import Overlay
 from devexcl_plan import Limits
@@ -550,6 +550,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[list[str]] = None) -> int:
 	args = make_parser().parse_args(argv)
 	terminal.verbose = getattr(args, 'verbose', False)
+	forget_make()
 	signal.signal(signal.SIGTERM, signal.default_int_handler)
 	signal.signal(signal.SIGHUP, signal.default_int_handler)
 	try:

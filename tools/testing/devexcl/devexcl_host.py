@@ -22,12 +22,24 @@ from typing import Iterator, Optional, Sequence
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[2]
 
+# What a make that has called us hands down, and the variables of our Makefile. The
+# kernel's Makefiles would take them for theirs: with DEBUG, objtool is compiled in
+# another way, and after it everything.
+OF_MAKE = ('MAKEFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES', 'MFLAGS', 'BUILTIN', 'DEBUG', 'FIGURES', 'KERNEL', 'KSRC',
+	   'MINUTES', 'ROUNDS', 'SEED', 'TESTS', 'V')
+
 # Exit codes of every command.
 OK, FAILED, CANNOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 
 class DevexclError(Exception):
 	"""Something that keeps us from building or booting: one message, exit code 2."""
+
+
+def forget_make() -> None:
+	"""Takes out of the environment what is not for the programs that we call."""
+	for name in OF_MAKE:
+		os.environ.pop(name, None)
 
 
 # ---- what the user sees -------------------------------------------------

@@ -1434,6 +1434,13 @@ class CommandTest(QuietTest):
 			self.assertEqual(devexcl.main(['judge', str(self.folder)]), FAILED)
 			self.assertEqual(devexcl.main(['judge', str(self.folder / 'nothing')]), CANNOT_RUN)
 
+	def test_variables_of_make_end_here(self) -> None:
+		of_make = {'DEBUG': '1', 'V': '1', 'MAKEFLAGS': 'rR -- DEBUG=1', 'J': '3'}
+		with mock.patch.dict(os.environ, of_make), mock.patch.object(signal, 'signal'), \
+				contextlib.redirect_stderr(self.said):
+			devexcl.main(['judge', str(self.folder)])
+			self.assertEqual(set(of_make) & set(os.environ), {'J'})
+
 
 class BenchTest(QuietTest):
 	"""Speed, from lines as the guest prints them."""
