@@ -71,10 +71,10 @@ class Limits:
 # a few minutes on two CPUs with everything switched on, where a test that is a
 # program of its own costs four seconds, and a cell one. Enough to have each
 # operation of mm and the device's main paths run under all checks of the kernel.
-SUBSET_PROGRAMS = ('aperture_exclusive', 'fault', 'trace')
+SUBSET_TESTS = ('aperture_exclusive', 'aperture_move.move.mixed.*', 'aperture_move.huge.pfn', 'fault', 'trace')
 SUBSET_BACKINGS = ('base',)
 SUBSET = (f'of the matrix, each operation on {" and ".join(SUBSET_BACKINGS)}, or else on one other kind of memory, '
-	  f'with all of it held; and the programs {", ".join(SUBSET_PROGRAMS)}')
+	  f'with all of it held; and {", ".join(SUBSET_TESTS)}')
 
 # The module is put to the proof as well, when everything else is done.
 LAST_JOBS = (Job('module', 'module.unload', ('@unload',)),
@@ -109,7 +109,8 @@ def subset(jobs: list[Job]) -> list[Job]:
 	rows: dict[tuple[str, str], list[Job]] = {}
 	for job in jobs:
 		if not job.cell:
-			wanted |= {job} if job.program in SUBSET_PROGRAMS or job in LAST_JOBS else set()
+			asked = any(matches(pattern, job) for pattern in SUBSET_TESTS)
+			wanted |= {job} if asked or job in LAST_JOBS else set()
 		elif job.test.count('.') == 2:		# no hold is named: all
 			rows.setdefault((job.program, job.test.split('.')[1]), []).append(job)
 	for row in rows.values():

@@ -689,10 +689,11 @@ class BatchTest(QuietTest):
 	def test_subset(self) -> None:
 		names = ('m.cut.base', 'm.cut.base.half', 'm.cut.thp', 'm.cut.swapped_in', 'm.grow.stack', 'm.grow.heap')
 		jobs = [Job('fault', 'fault.a', ()), Job('contend', 'contend.a', ()), Job('trace', '', ()),
+			*(Job('aperture_move', f'aperture_move.move.{name}.a', ()) for name in ('pfn', 'mixed')),
 			*(Job('m', name, (), cell=True) for name in names), *devexcl_plan.LAST_JOBS]
 		self.assertEqual([job.name for job in devexcl_plan.subset(jobs)], [
-			'fault.a', 'trace', 'm.cut.base', 'm.grow.stack', 'module.unload', 'module.kmemleak', 'module.reload'])
-		for word in (*devexcl_plan.SUBSET_BACKINGS, *devexcl_plan.SUBSET_PROGRAMS):
+			'fault.a', 'trace', 'aperture_move.move.mixed.a', 'm.cut.base', 'm.grow.stack', 'module.unload', 'module.kmemleak', 'module.reload'])
+		for word in (*devexcl_plan.SUBSET_BACKINGS, *devexcl_plan.SUBSET_TESTS):
 			self.assertIn(word, devexcl_plan.SUBSET)
 
 	def test_queue(self) -> None:
