@@ -122,6 +122,7 @@ static const struct row rows[] = {
 	REMAP(REMAP_PFN, BUFFER, WC, WB, 0),
 	REMAP(REMAP_PFN, BUFFER, UC, WB, 1),
 	REMAP(REMAP_PFN, IO, UC, UC, 0),
+	REMAP(REMAP_PFN, IO, WC, UC, 0),
 	REMAP(IOMAP, IO, WC, WC, 0),
 	MAP(INSERT_PAGE, WC, WC),
 	MAP(INSERT_PAGES, UC, UC),
@@ -322,6 +323,17 @@ TEST_F(prot, chosen)
 	}
 }
 
+/* The CPU goes by it at once, whatever it had in its TLB. */
+#define expect_access(mem, prot)					\
+do {									\
+	uint64_t _value;						\
+									\
+	ASSERT_EQ((prot) & PROT_READ ? 0 : SEGV_ACCERR,		\
+		  cpu_read(word_of(mem, 1), &_value));			\
+	ASSERT_EQ((prot) & PROT_WRITE ? 0 : SEGV_ACCERR,		\
+		  cpu_write(word_of(mem, 1), 10));			\
+} while (0)
+
 /* In all directions; the entry may be written to or not, all else stays. */
 TEST_F(prot, mprotect)
 {
@@ -329,12 +341,17 @@ TEST_F(prot, mprotect)
 		PROT_READ, RW, PROT_NONE, RW, PROT_READ, PROT_NONE, PROT_READ,
 		PROT_READ | PROT_EXEC, RW,
 	};
+	const uint32_t written = DEVEXCL_ENTRY_YOUNG | DEVEXCL_ENTRY_DIRTY;
 	const struct row *row;
+	uint32_t before;
 	size_t i;
 
 	for_each_row(&self->ap, row) {
 		map_this(row, 0, RW, MAP_SHARED);
 		write_all(&self->mem, 10);
+		before = entry_at(&self->ap, page_of(&self->mem, 1)).flags &
+			 DEVEXCL_ENTRY_SOFT_DIRTY;
+		before |= written;
 		for (i = 0; i < ARRAY_SIZE(prots); i++) {
 			ASSERT_EQ(0, mprotect(self->mem.p, self->mem.size,
 					      prots[i]));
@@ -342,10 +359,16 @@ TEST_F(prot, mprotect)
 			if (!(prots[i] & PROT_WRITE))
 				expect_flags(&self->ap, &self->mem, 0,
 					     DEVEXCL_ENTRY_WRITE, 0);
+			expect_flags(&self->ap, &self->mem, 1, before, before);
+			expect_access(&self->mem, prots[i]);
 		}
 		write_all(&self->mem, 20);
 		expect_chosen(row);
 		ASSERT_EQ(20, object_load(&self->obj, 0));
+		/* What is inserted from now on is cached like that as well. */
+		ASSERT_EQ(0, object_zap(&self->obj, 0));
+		write_all(&self->mem, 30);
+		expect_chosen(row);
 	}
 }
 
@@ -375,7 +398,10 @@ TEST_F(prot, fault_after_mprotect)
 	}
 }
 
-/* A child has the entries at once, without a fault, and they are the same. */
+/*
+ * A child has the entries at once, without a fault, and they are the same, but
+ * that the child has not used them.
+ */
 TEST_F(prot, fork)
 {
 	const struct row *row;
@@ -391,6 +417,10 @@ TEST_F(prot, fork)
 		ASSERT_GE(child, 0);
 		if (!child) {
 			wrong = check_chosen(self, row, 1);
+			if (!wrong)
+				wrong = check_flags(&self->ap, &self->mem, 1,
+						    DEVEXCL_ENTRY_YOUNG |
+						    DEVEXCL_ENTRY_DIRTY, 0);
 			if (wrong)
 				TH_LOG("child: %s", wrong);
 			WRITE_MEM(word_of(&self->mem, 1), 30);
@@ -456,11 +486,15 @@ TEST_F(prot, private_fork)
 	}
 }
 
-/* Entries are moved as they are; the old place is empty. */
+/*
+ * Entries are moved as they are, but whoever tracks writes is told; the old place
+ * is empty, also to the CPU.
+ */
 TEST_F(prot, mremap)
 {
 	const struct row *row;
 	struct mem old;
+	bool tracked;
 	char *p;
 
 	for_each_row(&self->ap, row) {
@@ -470,11 +504,18 @@ TEST_F(prot, mremap)
 		p = mmap(NULL, old.size, PROT_NONE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		ASSERT_NE(MAP_FAILED, p);
+		tracked = clear_soft_dirty();
+		write_all(&self->mem, 10);
 		ASSERT_EQ(p, mremap(old.p, old.size, old.size,
 				    MREMAP_MAYMOVE | MREMAP_FIXED, p));
 		self->mem.p = p;
 		expect_chosen(row);
+		if (tracked)
+			expect_flags(&self->ap, &self->mem, 1,
+				     DEVEXCL_ENTRY_SOFT_DIRTY,
+				     DEVEXCL_ENTRY_SOFT_DIRTY);
 		expect_none(&self->ap, &old, 0);
+		ASSERT_EQ(SEGV_MAPERR, cpu_write(word_of(&old, 1), 12));
 		expect_word(&self->mem, 1, 11);
 		/* The driver is asked again for what is there now. */
 		ASSERT_EQ(0, object_zap(&self->obj, 0));
@@ -556,6 +597,81 @@ TEST_F(prot, refault)
 		write_all(&self->mem, 30);
 		expect_chosen(&changed);
 	}
+}
+
+/* One call maps what is cached in one way, or nothing. */
+TEST_F(prot, one_call_one_mode)
+{
+	static const struct row row = REMAP(REMAP_PFN, BUFFER, WB, WB, 2);
+	uint32_t page;
+
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	for (page = 0; page < PAGES; page++) {
+		mem_unmap(&self->mem);
+		self->mem = (struct mem) {};
+		ASSERT_EQ(0, object_recache(&self->obj, page, 1, row.insert,
+					    DEVEXCL_CACHING_WC));
+		ASSERT_EQ(page % 2 ? 0 : -EINVAL,
+			  object_map(&self->obj, &self->mem, RW, MAP_SHARED));
+	}
+}
+
+/* How often the kernel has noted how memory of a device is cached */
+static int notes(uint64_t pfn)
+{
+	FILE *f = fopen("/sys/kernel/debug/x86/pat_memtype_list", "re");
+	unsigned long long start;
+	char line[128];
+	int count = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		count += sscanf(line, "PAT: [mem %llx", &start) == 1 &&
+			 start == pfn * page_size();
+	if (f)
+		fclose(f);
+	return f ? count : -1;
+}
+
+/*
+ * Nobody may map memory of a device otherwise while it is mapped, by whomever, and
+ * be it a part of it.
+ */
+TEST_F(prot, noted_while_mapped)
+{
+	static const struct row row = REMAP(REMAP_PFN, IO, WC, WC, 0);
+	struct gate go, done;
+	uint64_t pfn;
+	int before;
+	pid_t child;
+
+	if (self->ap.info.io != DEVEXCL_IO_BAR)
+		SKIP(return, "there is no memory of a device");
+	ASSERT_EQ(0, gate_init(&go));
+	ASSERT_EQ(0, gate_init(&done));
+	ASSERT_EQ(0, map_row(self, &row, 0, RW, MAP_SHARED));
+	pfn = object_page(&self->obj, 0).pfn;
+	mem_unmap(&self->mem);
+	before = notes(pfn);
+	if (before < 0)
+		SKIP(return, "the kernel does not show its list");
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW, MAP_SHARED));
+	ASSERT_EQ(before + 1, notes(pfn));
+	ASSERT_EQ(0, munmap(page_of(&self->mem, 2), 2 * page_size()));
+	ASSERT_EQ(before + 1, notes(pfn));
+	child = fork();
+	ASSERT_GE(child, 0);
+	if (!child) {
+		gate_open(&done);
+		gate_wait(&go);
+		_exit(0);
+	}
+	ASSERT_EQ(0, gate_wait(&done));
+	mem_unmap(&self->mem);
+	self->mem = (struct mem) {};
+	ASSERT_EQ(before + 1, notes(pfn));
+	gate_open(&go);
+	ASSERT_EQ(0, wait_child(child));
+	ASSERT_EQ(before, notes(pfn));
 }
 
 /* Pages of one object and one mapping may be different. */
@@ -914,6 +1030,7 @@ TEST_F(prot, announced)
 			       DEVEXCL_CREATE_PFN_MKWRITE;
 	const struct row *row;
 	uint32_t first, i;
+	int references;
 
 	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_CLEAN))
 		SKIP(return, "the device cannot clean pages");
@@ -921,6 +1038,7 @@ TEST_F(prot, announced)
 		map_this(row, hooks, RW, MAP_SHARED);
 		READ_MEM(word_of(&self->mem, 1));
 		first = !row->writable;
+		references = object_page(&self->obj, 1).refcount;
 		expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE,
 			     first ? 0 : DEVEXCL_ENTRY_WRITE);
 		ASSERT_EQ(0, announced(&self->obj, row));
@@ -937,6 +1055,87 @@ TEST_F(prot, announced)
 				     0);
 			expect_claim(check_chosen(self, row, 1));
 		}
+		/* None was taken for good by those who announced it. */
+		ASSERT_EQ(references, object_page(&self->obj, 1).refcount);
+	}
+}
+
+/* The kernel does what a write would do, and the CPU has no part in it. */
+TEST_F(prot, populated)
+{
+	const uint32_t flags = DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY;
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		if (!row->normal || row->map != DEVEXCL_MAP_FAULT)
+			continue;
+		map_this(row, DEVEXCL_CREATE_PAGE_MKWRITE, RW, MAP_SHARED);
+		if (!row->writable)
+			READ_MEM(word_of(&self->mem, 1));
+		ASSERT_EQ(0, madvise(self->mem.p, self->mem.size,
+				     MADV_POPULATE_WRITE));
+		ASSERT_EQ(!row->writable, announced(&self->obj, row));
+		expect_flags(&self->ap, &self->mem, 1, flags, flags);
+		expect_claim(check_chosen(self, row, 1));
+	}
+}
+
+static bool is_dirty(struct object *obj, uint32_t page)
+{
+	return frame_flags(object_page(obj, page).pfn) & KPF_DIRTY;
+}
+
+/*
+ * Of a page that mm knows it knows that it was written to: at once, if the
+ * write is announced, else when the entry goes.
+ */
+TEST_F(prot, dirty_pages)
+{
+	const struct row *row;
+
+	for_each_row(&self->ap, row) {
+		if (!row->normal)
+			continue;
+		map_this(row, 0, RW, MAP_SHARED);
+		WRITE_MEM(word_of(&self->mem, 1), 3);
+		ASSERT_FALSE(is_dirty(&self->obj, 1));
+		ASSERT_EQ(0, object_zap(&self->obj, 0));
+		ASSERT_TRUE(is_dirty(&self->obj, 1));
+		if (row->writable)
+			continue;
+		map_this(row, DEVEXCL_CREATE_PAGE_MKWRITE, RW, MAP_SHARED);
+		READ_MEM(word_of(&self->mem, 1));
+		ASSERT_FALSE(is_dirty(&self->obj, 1));
+		WRITE_MEM(word_of(&self->mem, 1), 3);
+		ASSERT_TRUE(is_dirty(&self->obj, 1));
+	}
+}
+
+/*
+ * One of the hooks is enough for the entry to be read-only at first, and the one
+ * that is for this kind of page for the write to be announced.
+ */
+TEST_F(prot, announced_to_one)
+{
+	static const uint32_t hooks[] = {
+		DEVEXCL_CREATE_PAGE_MKWRITE, DEVEXCL_CREATE_PFN_MKWRITE,
+	};
+	struct devexcl_aperture_page page;
+	const struct row *row;
+	size_t i;
+
+	for_each_row(&self->ap, row) {
+		for (i = 0; !row->writable && i < ARRAY_SIZE(hooks); i++) {
+			map_this(row, hooks[i], RW, MAP_SHARED);
+			READ_MEM(word_of(&self->mem, 1));
+			expect_flags(&self->ap, &self->mem, 1,
+				     DEVEXCL_ENTRY_WRITE, 0);
+			WRITE_MEM(word_of(&self->mem, 1), 3);
+			page = object_page(&self->obj, 1);
+			ASSERT_EQ(i == 0 && row->normal, page.page_mkwrites);
+			ASSERT_EQ(i == 1 && !row->normal, page.pfn_mkwrites);
+			expect_claim(check_chosen(self, row, 1));
+		}
 	}
 }
 
@@ -946,6 +1145,7 @@ TEST_F(prot, refused)
 	const uint32_t hooks = DEVEXCL_CREATE_PAGE_MKWRITE |
 			       DEVEXCL_CREATE_PFN_MKWRITE;
 	const struct row *row;
+	int references;
 
 	for_each_row(&self->ap, row) {
 		map_this(row, hooks, RW, MAP_SHARED);
@@ -954,11 +1154,13 @@ TEST_F(prot, refused)
 		ASSERT_EQ(0, object_policy(&self->obj, 1, 1, row->insert,
 					   DEVEXCL_POLICY_REFUSE_WRITE));
 		ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 9));
+		references = object_page(&self->obj, 1).refcount;
 		ASSERT_EQ(BUS_ADRERR, cpu_write(word_of(&self->mem, 1), 9));
 		ASSERT_EQ(2, announced(&self->obj, row));
 		expect_word(&self->mem, 1, 0);
 		expect_flags(&self->ap, &self->mem, 1, DEVEXCL_ENTRY_WRITE, 0);
 		expect_claim(check_chosen(self, row, 1));
+		ASSERT_EQ(references, object_page(&self->obj, 1).refcount);
 		ASSERT_EQ(0, cpu_write(word_of(&self->mem, 0), 9));
 	}
 }
@@ -989,6 +1191,12 @@ TEST_F(prot, private_copy)
 			     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_WRITE);
 		expect_caching(&self->ap, &self->mem, 1, row->vma_caching);
 		ASSERT_EQ(77, object_load(&self->obj, 1));
+		/* Cleaning is about the pages of the object. */
+		if (aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_CLEAN))
+			ASSERT_EQ(0, object_clean(&self->obj));
+		expect_flags(&self->ap, &self->mem, 1,
+			     DEVEXCL_ENTRY_DIRTY | DEVEXCL_ENTRY_WRITE,
+			     DEVEXCL_ENTRY_DIRTY | DEVEXCL_ENTRY_WRITE);
 		/* What was not written to is still the device's. */
 		READ_MEM(word_of(&self->mem, 2));
 		expect_claim(check_chosen(self, row, 2));
