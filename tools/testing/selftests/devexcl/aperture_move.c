@@ -153,6 +153,20 @@ TEST_F(move, contents)
 	}
 }
 
+/* If only some pages change, the others stay mapped. */
+TEST_F(move, other_pages)
+{
+	size_t page;
+
+	for (page = 0; page < PAGES; page++)
+		WRITE_MEM(word_of(&self->mem, page), 1);
+	ASSERT_EQ(0, object_policy(&self->obj, 1, 2, variant->system, 0));
+	expect_kind(&self->ap, &self->mem, 0, PRESENT);
+	expect_none(&self->ap, &self->mem, 1);
+	expect_none(&self->ap, &self->mem, 2);
+	expect_kind(&self->ap, &self->mem, PAGES - 1, PRESENT);
+}
+
 /* Entries of other processes go as well. */
 TEST_F(move, processes)
 {
@@ -576,9 +590,10 @@ static int map_huge_pfn(FIXTURE_DATA(huge) *self, enum devexcl_caching caching,
 	return map_huge(self, DEVEXCL_INSERT_PFN_PMD, like);
 }
 
-static int map_huge_folio(FIXTURE_DATA(huge) *self)
+static int map_huge_folio(FIXTURE_DATA(huge) *self, uint32_t create_flags)
 {
 	const struct devexcl_aperture_create like = {
+		.flags = create_flags,
 		.placement = DEVEXCL_PLACE_FOLIO,
 		.vma = DEVEXCL_VMA_MIXED,
 	};
@@ -678,6 +693,7 @@ TEST_F(huge, mprotect)
 {
 	struct mem *mem = &self->mem;
 	const char *lack;
+	uint64_t value;
 
 	lack = touch_huge(_metadata, self,
 			  map_huge_pfn(self, DEVEXCL_CACHING_WC, 0));
@@ -687,8 +703,11 @@ TEST_F(huge, mprotect)
 	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_READ));
 	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
 	expect_flags(&self->ap, mem, 5, DEVEXCL_ENTRY_WRITE, 0);
+	ASSERT_EQ(SEGV_ACCERR, cpu_write(word_of(mem, 0), 4));
+	expect_word(mem, 0, 3);
 	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_NONE));
 	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
+	ASSERT_EQ(SEGV_ACCERR, cpu_read(word_of(mem, 0), &value));
 	ASSERT_EQ(0, mprotect(mem->p, mem->size, PROT_READ | PROT_WRITE));
 	expect_word(mem, 0, 3);
 	WRITE_MEM(word_of(mem, 0), 4);
@@ -696,7 +715,7 @@ TEST_F(huge, mprotect)
 	ASSERT_EQ(4, object_load(&self->obj, 0));
 }
 
-/* A child has the huge entry at once, and it is the same. */
+/* A child has the huge entry at once, the same but that it has not used it. */
 TEST_F(huge, fork)
 {
 	const char *lack;
@@ -717,6 +736,11 @@ TEST_F(huge, fork)
 
 		if (!wrong)
 			wrong = check_pfn(ap, &self->mem, 5, pfn);
+		if (!wrong)
+			wrong = check_flags(ap, &self->mem, 5,
+					    DEVEXCL_ENTRY_SPECIAL |
+					    DEVEXCL_ENTRY_YOUNG,
+					    DEVEXCL_ENTRY_SPECIAL);
 		if (!wrong && aperture_can(ap, DEVEXCL_APERTURE_CAP_PAT))
 			wrong = check_caching(ap, &self->mem, 5,
 					      DEVEXCL_CACHING_WC);
@@ -744,7 +768,7 @@ TEST_F(huge, folio)
 {
 	const char *lack;
 
-	lack = touch_huge(_metadata, self, map_huge_folio(self));
+	lack = touch_huge(_metadata, self, map_huge_folio(self, 0));
 	if (lack)
 		SKIP(return, "%s", lack);
 	WRITE_MEM(word_of(&self->mem, 0), 3);
@@ -755,12 +779,29 @@ TEST_F(huge, folio)
 	expect_word(&self->mem, 0, 3);
 }
 
+/* If writes are announced, then a read does not make it writable, nor dirty. */
+TEST_F(huge, folio_read_then_written)
+{
+	const uint32_t flags = DEVEXCL_ENTRY_WRITE | DEVEXCL_ENTRY_DIRTY;
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_folio(self, DEVEXCL_CREATE_PAGE_MKWRITE));
+	if (lack)
+		SKIP(return, "%s", lack);
+	expect_flags(&self->ap, &self->mem, 5, flags, 0);
+	WRITE_MEM(word_of(&self->mem, 0), 3);
+	expect_kind(&self->ap, &self->mem, 5, HUGE);
+	expect_flags(&self->ap, &self->mem, 5, flags, flags);
+	expect_counts(_metadata, self, 1, self->mem.pages);
+}
+
 /* A part goes, and with it the huge entry: then nothing of it is counted. */
 TEST_F(huge, folio_split)
 {
 	const char *lack;
 
-	lack = touch_huge(_metadata, self, map_huge_folio(self));
+	lack = touch_huge(_metadata, self, map_huge_folio(self, 0));
 	if (lack)
 		SKIP(return, "%s", lack);
 	ASSERT_EQ(0, munmap(page_of(&self->mem, 5), page_size()));
