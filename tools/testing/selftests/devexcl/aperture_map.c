@@ -142,6 +142,26 @@ TEST_F(map, entries)
 	}
 }
 
+/* What mmap() inserts is cached as the memory is, and the mapping is to be. */
+TEST_F(map, caching)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.placement = DEVEXCL_PLACE_BUFFER,
+		.caching = DEVEXCL_CACHING_WC,
+		.map = variant->map,
+		.vma_caching = DEVEXCL_CACHING_WC,
+	};
+	size_t page;
+
+	if (!aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		SKIP(return, "the CPU's caching modes cannot be chosen");
+	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW, MAP_SHARED));
+	for (page = 0; page < PAGES; page++)
+		expect_caching(&self->ap, &self->mem, page, like.caching);
+}
+
 /* Nothing happens to pages where one page table ends and the next begins. */
 TEST_F(map, two_page_tables)
 {
@@ -267,6 +287,31 @@ TEST_F(map, fork_counts)
 	gate_open(&go);
 	ASSERT_EQ(0, wait_child(child));
 	EXPECT_EQ(mapped, object_page(&self->obj, 0).mapcount);
+}
+
+/* The same of who looks first whether he can do without the locks. */
+TEST_F(map, gup_fast)
+{
+	uint64_t word;
+	struct iovec iov;
+	int ends[2];
+
+	ASSERT_EQ(0, create_and_map(self, variant, 0, MAP_SHARED));
+	WRITE_MEM(word_of(&self->mem, 0), 4);
+	ASSERT_EQ(0, pipe2(ends, O_CLOEXEC));
+	iov = (struct iovec) { self->mem.p, sizeof(word) };
+	ASSERT_EQ(variant->normal ? (ssize_t)sizeof(word) : -1,
+		  vmsplice(ends[1], &iov, 1, 0));
+	if (variant->normal) {
+		EXPECT_EQ(3, object_page(&self->obj, 0).refcount);
+		ASSERT_EQ(sizeof(word), read(ends[0], &word, sizeof(word)));
+		ASSERT_EQ(4, word);
+	} else {
+		ASSERT_EQ(EFAULT, errno);
+	}
+	close(ends[0]);
+	close(ends[1]);
+	EXPECT_EQ(1 + variant->normal, object_page(&self->obj, 0).refcount);
 }
 
 /* Who wants the page of an address gets it, or gets EFAULT. */
