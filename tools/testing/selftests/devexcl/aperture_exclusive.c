@@ -267,6 +267,25 @@ TEST_F(exclusive, copies)
 	}
 }
 
+/* Who mirrors the mapping is told when a copy takes the place of a page. */
+TEST_F(exclusive, told_of_copies)
+{
+	struct devexcl_stats before, now;
+	const struct row *row;
+
+	for_each_row(row) {
+		map_this(row);
+		if (row->map_flags != MAP_PRIVATE)
+			continue;
+		READ_MEM(word_of(&self->mem, 1));
+		ASSERT_EQ(0, dev_stats(&self->dev, &before));
+		WRITE_MEM(word_of(&self->mem, 1), 5);
+		ASSERT_EQ(0, dev_stats(&self->dev, &now));
+		ASSERT_EQ(before.calls[DEVEXCL_CAUSE_CLEAR] + 1,
+			  now.calls[DEVEXCL_CAUSE_CLEAR]);
+	}
+}
+
 /* The object goes elsewhere while the other device holds copies of it. */
 TEST_F(exclusive, moved)
 {

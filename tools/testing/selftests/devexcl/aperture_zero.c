@@ -552,6 +552,32 @@ TEST_F(zero_page, batch)
 	EXPECT_EQ(0, mapped_pages(&self->mem));
 }
 
+/* vmf_insert_mixed() takes it for mappings that are nothing special otherwise. */
+TEST_F(zero_page, in_plain_mapping)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = PAGES,
+		.vma = DEVEXCL_VMA_PLAIN,
+	};
+
+	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, DEVEXCL_INSERT_MIXED,
+				   DEVEXCL_POLICY_ZERO));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE));
+	expect_word(&self->mem, 1, 0);
+	expect_flags(&self->ap, &self->mem, 1,
+		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_SPECIAL |
+		     DEVEXCL_ENTRY_WRITE,
+		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_SPECIAL);
+	EXPECT_EQ(0, mapped_pages(&self->mem));
+	WRITE_MEM(word_of(&self->mem, 1), 7);
+	expect_flags(&self->ap, &self->mem, 1,
+		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_ANON,
+		     DEVEXCL_ENTRY_ANON);
+	EXPECT_EQ(1, mapped_pages(&self->mem));
+}
+
 /* It ends where something is mapped; what was inserted before that stays. */
 TEST_F(zero_page, batch_meets_entry)
 {
@@ -680,6 +706,44 @@ TEST_F(pinned, private)
 	EXPECT_EQ(refcount, object_page(&self->obj, 0).refcount);
 	close(pin);
 	EXPECT_EQ(refcount, object_page(&self->obj, 0).refcount);
+}
+
+/* Whoever tracks writes still knows what he knew of the zero page. */
+TEST_F(zero_page, pinned_soft_dirty)
+{
+	const struct devexcl_aperture_create like = {
+		.pages = 1,
+		.vma = DEVEXCL_VMA_MIXED,
+	};
+	char *p;
+	int pin;
+
+	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, 1, DEVEXCL_INSERT_MIXED,
+				   DEVEXCL_POLICY_ZERO));
+	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE));
+	expect_word(&self->mem, 0, 0);
+	if (!clear_soft_dirty())
+		SKIP(return, "writes are not tracked");
+	/* What is moved counts as written to. */
+	p = mmap(NULL, self->mem.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		 -1, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(p, mremap(self->mem.p, self->mem.size, self->mem.size,
+			    MREMAP_MAYMOVE | MREMAP_FIXED, p));
+	self->mem.p = p;
+	expect_flags(&self->ap, &self->mem, 0,
+		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_SOFT_DIRTY,
+		     DEVEXCL_ENTRY_ZERO | DEVEXCL_ENTRY_SOFT_DIRTY);
+	pin = pin_longterm(self->mem.p, page_size());
+	if (pin == -ENOENT || pin == -EINVAL)
+		SKIP(return, "no gup_test that keeps pages pinned");
+	ASSERT_GE(pin, 0);
+	expect_flags(&self->ap, &self->mem, 0,
+		     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_SOFT_DIRTY,
+		     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_SOFT_DIRTY);
+	close(pin);
 }
 
 /* Where it may be mapped though somebody may write, it cannot be pinned. */
