@@ -157,6 +157,7 @@ struct try {
  *	address space
  * @untold: it does not tell which pages the device has then
  * @no_device: nothing that DEVEXCL_INJECT could have fail
+ * @prepare: the aperture is the one with the newer hook
  * @object: of the aperture, has one like this; if it has pages
  * @errors: that it may fail with; MAY(0) if it must not fail at all
  * @run: makes it. 0 if it did all, > 0 if it did a part, -errno. What it was
@@ -170,6 +171,7 @@ struct call {
 	bool fresh;
 	bool untold;
 	bool no_device;
+	bool prepare;
 	struct devexcl_aperture_create object;
 	uint64_t errors;
 	long (*run)(struct try *try);
@@ -614,13 +616,27 @@ static void end_map(struct try *try)
 	try->map = (struct mem) {};
 }
 
+/* Where nothing else is: so mmap() needs page tables, too, each time. */
+#define ALONE	((void *)(1UL << 40))
+
+static int map_alone(struct try *try)
+{
+	size_t size = PAGES * page_size();
+
+	if (mmap(ALONE, size, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE,
+		 try->ap.fd, try->obj.offset) != ALONE)
+		return -errno;
+	try->map = (struct mem) { .p = ALONE, .pages = PAGES, .size = size };
+	return 0;
+}
+
 /* What mmap() inserts is all there then, or nothing is. */
 static long run_aperture_mmap(struct try *try)
 {
 	int ret;
 
 	end_map(try);
-	ret = object_map(&try->obj, &try->map, PROT_READ, MAP_SHARED);
+	ret = map_alone(try);
 	if (ret)
 		try->map = (struct mem) {};
 	return ret;
@@ -647,11 +663,17 @@ static long run_aperture_fault(struct try *try)
 	{ .name = "aperture_" #_name, .run = run_aperture_##_name,	\
 	  .no_device = true, .errors = _errors, OBJECT(_vma, _map) }
 
-#define MAPPING(_name, _vma, _map)					\
+#define MAPPING(_name, _vma, _map, _errors)				\
 	{ .name = "aperture_" #_name, .run = run_aperture_mmap,		\
 	  .end = end_map, .no_device = true,				\
+	  .errors = (_errors) | MAY(EINTR), OBJECT(_vma, _map) }
+
+/* With the newer hook, after which mm inserts the pages */
+#define PREPARED(_name, _map)						\
+	{ .name = "aperture_" #_name, .run = run_aperture_mmap,		\
+	  .end = end_map, .no_device = true, .prepare = true,		\
 	  .errors = MAY_MEMORY | MAY(EINVAL) | MAY(EINTR),		\
-	  OBJECT(_vma, _map) }
+	  OBJECT(PLAIN, _map) }
 
 static const struct call calls[] = {
 	APERTURE(open, PFN, FAULT, MAY_MEMORY | MAY(ENFILE)),
@@ -665,9 +687,11 @@ static const struct call calls[] = {
 	APERTURE(copy, PFN, FAULT, MAY_MEMORY),
 	APERTURE(inject, PFN, FAULT, MAY(EFAULT)),
 	APERTURE(inspect, PFN, FAULT, MAY(EFAULT)),
-	MAPPING(vm_insert_page, PLAIN, INSERT_PAGE),
-	MAPPING(vm_insert_pages, PLAIN, INSERT_PAGES),
-	MAPPING(remap_pfn_range, PLAIN, REMAP_PFN),
+	MAPPING(vm_insert_page, PLAIN, INSERT_PAGE, MAY(ENOMEM)),
+	MAPPING(vm_insert_pages, PLAIN, INSERT_PAGES, MAY_MEMORY),
+	MAPPING(remap_pfn_range, PLAIN, REMAP_PFN, MAY(ENOMEM) | MAY(EINVAL)),
+	PREPARED(mmap_action_map_kernel_pages, INSERT_PAGES),
+	PREPARED(mmap_action_remap, REMAP_PFN),
 	{ .name = "aperture_fault", .run = run_aperture_fault,
 	  .end = end_map, .no_device = true,
 	  .errors = MAY_MEMORY | MAY(EINTR), OBJECT(MIXED, FAULT) },
@@ -828,9 +852,9 @@ static const char *make_object(struct try *try)
 	uint32_t page;
 	int ret;
 
-	ret = aperture_open(&try->ap, false);
+	ret = aperture_open(&try->ap, try->call->prepare);
 	if (ret == -ENOENT)
-		return skip("no /dev/devexcl_aperture");
+		return skip("there is no such aperture");
 	TRY(must("open", ret));
 	if (try->call->run == run_aperture_clean &&
 	    !aperture_can(&try->ap, DEVEXCL_APERTURE_CAP_CLEAN))
@@ -864,6 +888,9 @@ static const char *check_object(struct try *try)
 		if (is.refcount != 1 + is.mapcount)
 			return fail("page %u of the object has %d references",
 				    page, is.refcount);
+		if (try->map.p && try->call->object.map)
+			TRY(check_kind(&try->ap, &try->map, page,
+				       DEVEXCL_ENTRY_PRESENT));
 		if (object_load(&try->obj, page) != page ||
 		    (try->map.p && READ_MEM(word_of(&try->map, page)) != page))
 			return fail("page %u of the object has lost its data",
