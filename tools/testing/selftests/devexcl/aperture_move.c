@@ -25,29 +25,27 @@ FIXTURE(move) {
 /* How the object is mapped */
 FIXTURE_VARIANT(move) {
 	enum devexcl_vma vma;
-	enum devexcl_insert system;	/* inserts pages of the system */
-	enum devexcl_insert io;		/* and those of the device */
-	uint32_t batch;
+	enum devexcl_insert insert;
 };
 
 FIXTURE_VARIANT_ADD(move, pfn) {
 	.vma = DEVEXCL_VMA_PFN,
-	.system = DEVEXCL_INSERT_PFN, .io = DEVEXCL_INSERT_PFN,
+	.insert = DEVEXCL_INSERT_PFN,
 };
 
 FIXTURE_VARIANT_ADD(move, pfn_prot) {
 	.vma = DEVEXCL_VMA_PFN,
-	.system = DEVEXCL_INSERT_PFN_PROT, .io = DEVEXCL_INSERT_PFN_PROT,
+	.insert = DEVEXCL_INSERT_PFN_PROT,
 };
 
 FIXTURE_VARIANT_ADD(move, mixed) {
 	.vma = DEVEXCL_VMA_MIXED,
-	.system = DEVEXCL_INSERT_MIXED, .io = DEVEXCL_INSERT_MIXED,
+	.insert = DEVEXCL_INSERT_MIXED,
 };
 
 FIXTURE_VARIANT_ADD(move, mixed_prot) {
 	.vma = DEVEXCL_VMA_MIXED,
-	.system = DEVEXCL_INSERT_MIXED_PROT, .io = DEVEXCL_INSERT_MIXED_PROT,
+	.insert = DEVEXCL_INSERT_MIXED_PROT,
 };
 
 FIXTURE_SETUP(move)
@@ -55,14 +53,13 @@ FIXTURE_SETUP(move)
 	const struct devexcl_aperture_create like = {
 		.pages = PAGES,
 		.vma = variant->vma,
-		.batch = variant->batch,
 	};
 
 	setup_aperture(_metadata, &self->ap);
-	if (!aperture_can_insert(&self->ap, variant->system))
+	if (!aperture_can_insert(&self->ap, variant->insert))
 		SKIP_SETUP("this kernel has no such function");
 	ASSERT_EQ(0, object_create(&self->ap, &self->obj, &like));
-	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, variant->system, 0));
+	ASSERT_EQ(0, object_policy(&self->obj, 0, PAGES, variant->insert, 0));
 	ASSERT_EQ(0, object_map(&self->obj, &self->mem, PROT_READ | PROT_WRITE,
 				MAP_SHARED));
 }
@@ -160,7 +157,7 @@ TEST_F(move, other_pages)
 
 	for (page = 0; page < PAGES; page++)
 		WRITE_MEM(word_of(&self->mem, page), 1);
-	ASSERT_EQ(0, object_policy(&self->obj, 1, 2, variant->system, 0));
+	ASSERT_EQ(0, object_policy(&self->obj, 1, 2, variant->insert, 0));
 	expect_kind(&self->ap, &self->mem, 0, PRESENT);
 	expect_none(&self->ap, &self->mem, 1);
 	expect_none(&self->ap, &self->mem, 2);
