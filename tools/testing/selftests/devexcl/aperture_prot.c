@@ -433,14 +433,17 @@ TEST_F(prot, fork)
 	}
 }
 
-/* In whose private mapping it is, he gets a copy when he writes. */
+/*
+ * In whose private mapping it is, he gets a copy when he writes; a copy of his
+ * parent's stays what it was, for each of them.
+ */
 static int write_in_child(struct __test_metadata *_metadata,
 			  FIXTURE_DATA(prot) *self, const struct row *row)
 {
 	const char *wrong = check_chosen(self, row, 1);
 
 	if (!wrong && READ_MEM(word_of(&self->mem, 2)) != 5)
-		wrong = "a copy of the parent's is not there";
+		wrong = "the parent's copy is not what it was at fork()";
 	WRITE_MEM(word_of(&self->mem, 1), 30);
 	WRITE_MEM(word_of(&self->mem, 2), 30);
 	if (!wrong)
@@ -466,8 +469,10 @@ static bool can_be_private(const struct row *row)
 TEST_F(prot, private_fork)
 {
 	const struct row *row;
+	struct gate written;
 	pid_t child;
 
+	ASSERT_EQ(0, gate_init(&written));
 	for_each_row(&self->ap, row) {
 		if (!can_be_private(row))
 			continue;
@@ -476,12 +481,16 @@ TEST_F(prot, private_fork)
 		WRITE_MEM(word_of(&self->mem, 2), 5);
 		child = fork();
 		ASSERT_GE(child, 0);
-		if (!child)
+		if (!child) {
+			gate_wait(&written);
 			_exit(write_in_child(_metadata, self, row));
+		}
+		WRITE_MEM(word_of(&self->mem, 2), 6);
+		gate_open(&written);
 		ASSERT_EQ(0, wait_child(child));
 		expect_claim(check_chosen(self, row, 1));
 		expect_word(&self->mem, 1, 0);
-		expect_word(&self->mem, 2, 5);
+		expect_word(&self->mem, 2, 6);
 		ASSERT_EQ(0, object_load(&self->obj, 1));
 	}
 }
