@@ -1212,6 +1212,59 @@ TEST_F(prot, private_copy)
 	}
 }
 
+/**
+ * struct reader - a thread that reads a word on another CPU, now and once more
+ * @word: which
+ * @has_read: the first time is over, and the CPU knows the entry
+ * @again: do it the second time
+ * @value: what it was then
+ */
+struct reader {
+	uint64_t *word;
+	bool has_read;
+	bool again;
+	uint64_t value;
+};
+
+/* Between the two nothing is called that could make the CPU forget. */
+static void *read_twice(void *arg)
+{
+	struct reader *reader = arg;
+
+	go_to_other_cpus();
+	READ_MEM(reader->word);
+	WRITE_MEM(&reader->has_read, true);
+	while (!READ_MEM(&reader->again))
+		;
+	reader->value = READ_MEM(reader->word);
+	return NULL;
+}
+
+/* A CPU that has used the entry of the page sees the copy as well. */
+TEST_F(prot, private_copy_on_other_cpus)
+{
+	const struct row *row;
+	pthread_t thread;
+
+	stay_on_one_cpu();
+	for_each_row(&self->ap, row) {
+		struct reader reader = { .has_read = false };
+
+		if (!can_be_private(row))
+			continue;
+		map_this(row, 0, RW, MAP_PRIVATE);
+		reader.word = word_of(&self->mem, 1);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, read_twice,
+					    &reader));
+		while (!READ_MEM(&reader.has_read))
+			sched_yield();
+		WRITE_MEM(reader.word, 5);
+		WRITE_MEM(&reader.again, true);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		ASSERT_EQ(5, reader.value);
+	}
+}
+
 /* Read-only in a writable mapping, as the driver wanted it */
 TEST_F(prot, read_only_entry)
 {
