@@ -271,8 +271,9 @@ TEST_F(move, private_copies)
 }
 
 /**
- * struct racer - a thread that does something over and over
- * @self: the test's data
+ * struct racer - a thread that does something over and over with an object
+ * @obj: the object
+ * @mem: where it is mapped
  * @act: what it does; returns what is wrong
  * @stop: when to end
  * @rounds: times that it was done
@@ -280,8 +281,9 @@ TEST_F(move, private_copies)
  * @thread: the thread
  */
 struct racer {
-	FIXTURE_DATA(move) *self;
-	const char *(*act)(FIXTURE_DATA(move) *self, uint64_t round);
+	struct object *obj;
+	struct mem *mem;
+	const char *(*act)(struct racer *racer);
 	bool stop;
 	uint64_t rounds;
 	const char *wrong;
@@ -293,43 +295,58 @@ static void *race(void *arg)
 	struct racer *racer = arg;
 
 	while (!racer->wrong && !READ_MEM(&racer->stop)) {
-		racer->wrong = racer->act(racer->self, racer->rounds);
+		racer->wrong = racer->act(racer);
 		racer->rounds++;
 	}
 	return NULL;
 }
 
 /* Move the object around until the racer has had his rounds. */
-static void move_against(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(move) *self,
-			 const char *(*act)(FIXTURE_DATA(move) *self,
-					    uint64_t round))
+static const struct place *move_against(struct __test_metadata *_metadata,
+					struct racer *racer,
+					const struct place *where, size_t nr,
+					uint64_t moves)
 {
-	struct racer racer = { .self = self, .act = act };
-	const struct place *place = places;
+	const struct place *place = where;
 	uint64_t round;
 
-	ASSERT_EQ(0, pthread_create(&racer.thread, NULL, race, &racer));
-	for (round = 0; (round < ROUNDS || READ_MEM(&racer.rounds) < MET) &&
-	     !READ_MEM(&racer.wrong); round++) {
-		place = &places[round % ARRAY_SIZE(places)];
-		EXPECT_EQ(0, move_to(self, place));
+	ASSERT_EQ(0, pthread_create(&racer->thread, NULL, race, racer));
+	for (round = 0; (round < moves || READ_MEM(&racer->rounds) < MET) &&
+	     !READ_MEM(&racer->wrong); round++) {
+		place = &where[round % nr];
+		EXPECT_EQ(0, object_move(racer->obj, place->placement,
+					 place->caching, 0));
 	}
-	WRITE_MEM(&racer.stop, true);
-	pthread_join(racer.thread, NULL);
-	ASSERT_EQ(NULL, racer.wrong)
-		TH_LOG("%s", racer.wrong);
-	READ_MEM(word_of(&self->mem, 0));
-	for (round = 1; round < PAGES; round++)
-		READ_MEM(word_of(&self->mem, round));
+	WRITE_MEM(&racer->stop, true);
+	pthread_join(racer->thread, NULL);
+	ASSERT_EQ(NULL, racer->wrong)
+		TH_LOG("%s", racer->wrong);
+	return place;
+}
+
+/* All of it is where the object was moved in the end. */
+static void expect_moved_against(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(move) *self,
+				 const char *(*act)(struct racer *racer))
+{
+	struct racer racer = {
+		.obj = &self->obj, .mem = &self->mem, .act = act,
+	};
+	const struct place *place;
+	size_t page;
+
+	place = move_against(_metadata, &racer, places, ARRAY_SIZE(places),
+			     ROUNDS);
+	for (page = 0; page < PAGES; page++)
+		READ_MEM(word_of(&self->mem, page));
 	expect_claim(check_place(self, place));
 }
 
 /* No write is lost: one that went to the old place would be. */
-static const char *act_write(FIXTURE_DATA(move) *self, uint64_t round)
+static const char *act_write(struct racer *racer)
 {
-	uint64_t *word = word_of(&self->mem, round % PAGES);
-	uint64_t want = round / PAGES;
+	uint64_t *word = word_of(racer->mem, racer->rounds % PAGES);
+	uint64_t want = racer->rounds / PAGES;
 
 	if (READ_MEM(word) != want)
 		return "a write is lost";
@@ -339,57 +356,58 @@ static const char *act_write(FIXTURE_DATA(move) *self, uint64_t round)
 
 TEST_F(move, against_writes)
 {
-	move_against(_metadata, self, act_write);
+	expect_moved_against(_metadata, self, act_write);
 }
 
-static const char *act_fork(FIXTURE_DATA(move) *self, uint64_t round)
+static const char *act_fork(struct racer *racer)
 {
-	const char *wrong = act_write(self, round);
+	uint64_t *word = word_of(racer->mem, 1) + 1;
+	const char *wrong = act_write(racer);
 	pid_t child = fork();
 
 	if (!child) {
-		WRITE_MEM(word_of(&self->mem, 1) + 1, round);
-		_exit(READ_MEM(word_of(&self->mem, 1) + 1) != round);
+		WRITE_MEM(word, racer->rounds);
+		_exit(READ_MEM(word) != racer->rounds);
 	}
 	return wait_child(child) ? "the child reads something old" : wrong;
 }
 
 TEST_F(move, against_fork)
 {
-	move_against(_metadata, self, act_fork);
+	expect_moved_against(_metadata, self, act_fork);
 }
 
-static const char *act_mprotect(FIXTURE_DATA(move) *self, uint64_t round)
+static const char *act_mprotect(struct racer *racer)
 {
-	mprotect(self->mem.p, self->mem.size, PROT_READ);
-	mprotect(self->mem.p, self->mem.size, PROT_NONE);
-	mprotect(self->mem.p, self->mem.size, PROT_READ | PROT_WRITE);
-	return act_write(self, round);
+	mprotect(racer->mem->p, racer->mem->size, PROT_READ);
+	mprotect(racer->mem->p, racer->mem->size, PROT_NONE);
+	mprotect(racer->mem->p, racer->mem->size, PROT_READ | PROT_WRITE);
+	return act_write(racer);
 }
 
 TEST_F(move, against_mprotect)
 {
-	move_against(_metadata, self, act_mprotect);
+	expect_moved_against(_metadata, self, act_mprotect);
 }
 
-static const char *act_munmap(FIXTURE_DATA(move) *self, uint64_t round)
+static const char *act_munmap(struct racer *racer)
 {
 	struct mem mem;
 
-	if (object_map(&self->obj, &mem, PROT_READ | PROT_WRITE, MAP_SHARED))
+	if (object_map(racer->obj, &mem, PROT_READ | PROT_WRITE, MAP_SHARED))
 		return "mmap() fails";
-	READ_MEM(word_of(&mem, round % PAGES));
-	WRITE_MEM(word_of(&mem, 0) + 1, round);
+	READ_MEM(word_of(&mem, racer->rounds % PAGES));
+	WRITE_MEM(word_of(&mem, 0) + 1, racer->rounds);
 	munmap(page_of(&mem, 1), page_size());
-	if (READ_MEM(word_of(&mem, 0) + 1) != round)
+	if (READ_MEM(word_of(&mem, 0) + 1) != racer->rounds)
 		return "a write is lost";
 	munmap(mem.p, mem.size);
-	return act_write(self, round);
+	return act_write(racer);
 }
 
 TEST_F(move, against_munmap)
 {
-	move_against(_metadata, self, act_munmap);
+	expect_moved_against(_metadata, self, act_munmap);
 }
 
 /* A driver that forgets the entries would be noticed. */
@@ -710,6 +728,61 @@ TEST_F(huge, mprotect)
 	WRITE_MEM(word_of(mem, 0), 4);
 	expect_huge(_metadata, self, DEVEXCL_CACHING_WC);
 	ASSERT_EQ(4, object_load(&self->obj, 0));
+}
+
+/* Splits the huge entry: it is one mapping no more, for a moment. */
+static const char *act_protect_one(struct racer *racer)
+{
+	mprotect(page_of(racer->mem, 5), page_size(), PROT_READ);
+	mprotect(page_of(racer->mem, 5), page_size(), PROT_READ | PROT_WRITE);
+	return act_write(racer);
+}
+
+/* Where it can be huge, one after the other */
+static const struct place huge_places[] = {
+	{ DEVEXCL_PLACE_IO, DEVEXCL_CACHING_WC },
+	{ DEVEXCL_PLACE_BUFFER, DEVEXCL_CACHING_WB },
+	{ DEVEXCL_PLACE_BUFFER, DEVEXCL_CACHING_WC },
+};
+
+/* Huge entries of other processes go as well, and no write is lost. */
+TEST_F(huge, moved_in_processes)
+{
+	struct racer racer = {
+		.obj = &self->obj, .mem = &self->mem, .act = act_fork,
+	};
+	const struct place *place;
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WB, 0));
+	if (lack)
+		SKIP(return, "%s", lack);
+	place = move_against(_metadata, &racer, huge_places,
+			     ARRAY_SIZE(huge_places), MET);
+	READ_MEM(word_of(&self->mem, 0));
+	expect_huge(_metadata, self, place->caching);
+}
+
+/* Nor is one if the entry is split and comes back meanwhile. */
+TEST_F(huge, moved_and_protected)
+{
+	struct racer racer = {
+		.obj = &self->obj, .mem = &self->mem, .act = act_protect_one,
+	};
+	const struct place *place;
+	const char *lack;
+
+	lack = touch_huge(_metadata, self,
+			  map_huge_pfn(self, DEVEXCL_CACHING_WB, 0));
+	if (lack)
+		SKIP(return, "%s", lack);
+	place = move_against(_metadata, &racer, huge_places,
+			     ARRAY_SIZE(huge_places), MET);
+	READ_MEM(word_of(&self->mem, 0));
+	if (aperture_can(&self->ap, DEVEXCL_APERTURE_CAP_PAT))
+		expect_caching(&self->ap, &self->mem, 0, place->caching);
+	expect_pfn(&self->ap, &self->mem, 0, object_page(&self->obj, 0).pfn);
 }
 
 /* A child has the huge entry at once, the same but that it has not used it. */
