@@ -288,30 +288,40 @@ static int map_zero(FIXTURE_DATA(zero) *self, const struct function *f,
 				      variant->map_flags);
 }
 
+/* Touch page 1: it alone is mapped, or refused with this error. */
+static void expect_answer(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(zero) *self,
+			  const FIXTURE_VARIANT(zero) *variant,
+			  const struct function *f, int want)
+{
+	uint64_t value;
+	int code;
+
+	TH_LOG("%s", f->name);
+	code = cpu_read(word_of(&self->mem, 1), &value);
+	ASSERT_EQ(-want, object_page(&self->obj, 1).error);
+	ASSERT_EQ(want ? BUS_ADRERR : 0, code);
+	expect_none(&self->ap, &self->mem, 0);
+	expect_none(&self->ap, &self->mem, 2);
+	if (want) {
+		expect_none(&self->ap, &self->mem, 1);
+		return;
+	}
+	expect_zero(_metadata, self, 1, is_special(&self->ap, f));
+	expect_write(_metadata, self, variant, 1);
+}
+
 /* Which functions that insert pages when they are touched map it, and how? */
 TEST_F(zero, fault)
 {
 	const struct function *f;
-	uint64_t value;
-	int want, code;
 
 	for_each_function(f) {
 		if (!f->insert || !aperture_can_insert(&self->ap, f->insert))
 			continue;
-		TH_LOG("%s", f->name);
-		want = verdict(&self->ap, f, variant);
 		ASSERT_EQ(0, map_zero(self, f, variant));
-		code = cpu_read(word_of(&self->mem, 1), &value);
-		ASSERT_EQ(-want, object_page(&self->obj, 1).error);
-		ASSERT_EQ(want ? BUS_ADRERR : 0, code);
-		expect_none(&self->ap, &self->mem, 0);
-		expect_none(&self->ap, &self->mem, 2);
-		if (want) {
-			expect_none(&self->ap, &self->mem, 1);
-			continue;
-		}
-		expect_zero(_metadata, self, 1, is_special(&self->ap, f));
-		expect_write(_metadata, self, variant, 1);
+		expect_answer(_metadata, self, variant, f,
+			      verdict(&self->ap, f, variant));
 	}
 }
 
@@ -357,26 +367,13 @@ static int map_trusting(FIXTURE_DATA(zero) *self, const struct function *f,
 				      variant->map_flags);
 }
 
-/* Touch page 1: it is mapped, or refused with this error. */
 static void expect_trusted(struct __test_metadata *_metadata,
 			   FIXTURE_DATA(zero) *self,
 			   const FIXTURE_VARIANT(zero) *variant,
 			   const struct function *f, int want)
 {
-	uint64_t value;
-	int code;
-
-	TH_LOG("%s", f->name);
 	ASSERT_EQ(0, map_trusting(self, f, variant));
-	code = cpu_read(word_of(&self->mem, 1), &value);
-	ASSERT_EQ(-want, object_page(&self->obj, 1).error);
-	ASSERT_EQ(want ? BUS_ADRERR : 0, code);
-	if (want) {
-		expect_none(&self->ap, &self->mem, 1);
-		return;
-	}
-	expect_zero(_metadata, self, 1, is_special(&self->ap, f));
-	expect_write(_metadata, self, variant, 1);
+	expect_answer(_metadata, self, variant, f, want);
 }
 
 TEST_F(zero, trusted_fault)
