@@ -1604,9 +1604,21 @@ static const char *take_device(struct order *order, pid_t owner, struct dev *dev
 	return must("pidfd_getfd", dev->fd);
 }
 
+/* What the device had and has not any more, as far as it has counted that */
+static uint64_t pages_gone(const struct devexcl_stats *stats)
+{
+	uint64_t gone = stats->released;
+	int i;
+
+	for (i = 0; i < DEVEXCL_CAUSE_NR; i++)
+		gone += stats->lost[i];
+	return gone;
+}
+
 /*
  * An engine that has stopped keeps the address space a little longer; and it is
- * that engine then which takes it down, when nobody can use it any more.
+ * that engine then which takes it down, when nobody can use it any more. What is
+ * lost is counted after it is gone.
  */
 static const char *wait_address_space(struct order *order, struct dev *dev)
 {
@@ -1618,7 +1630,8 @@ static const char *wait_address_space(struct order *order, struct dev *dev)
 	do {
 		ret = dev_query(dev, target(order), 1, &info);
 		TRY(must("stats", dev_stats(dev, &stats)));
-		if (ret == -ESRCH && !stats.held && !stats.mapped)
+		if (ret == -ESRCH && !stats.held && !stats.mapped &&
+		    stats.acquired == pages_gone(&stats))
 			return NULL;
 		sched_yield();
 	} while (time(NULL) - begin < LATE_SECONDS);
@@ -1632,13 +1645,10 @@ static const char *check_nothing_left(struct order *order, struct dev *dev)
 {
 	struct devexcl_stats stats;
 	uint64_t gone;
-	int i;
 
 	TRY(wait_address_space(order, dev));
 	TRY(must("stats", dev_stats(dev, &stats)));
-	gone = stats.released;
-	for (i = 0; i < DEVEXCL_CAUSE_NR; i++)
-		gone += stats.lost[i];
+	gone = pages_gone(&stats);
 	if (stats.held || stats.mapped || stats.acquired != gone)
 		return fail("the device has %llu pages left; acquired %llu, lost %llu",
 			    (unsigned long long)(stats.held + stats.mapped),
