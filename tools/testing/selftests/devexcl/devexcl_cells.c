@@ -15,9 +15,13 @@
 /* A cell that takes longer hangs. Generous: emulated CPUs, debug kernels. */
 #define CELL_SECONDS	60
 
-/* The first byte of a verdict says which kind it is. */
-#define IS_SKIP		'S'
-#define IS_FAIL		'F'
+/*
+ * The first byte of a verdict says which kind it is. Text without such a byte, as
+ * others tell what is wrong, is a failure.
+ */
+#define IS_PASS		'\001'
+#define IS_SKIP		'\002'
+#define IS_FAIL		'\003'
 
 static const char *say(char kind, const char *fmt, va_list args)
 {
@@ -74,6 +78,12 @@ const char *break_driver_of(struct dev *dev)
 static char *report;
 #define REPORT_SIZE	512
 
+/* What a verdict says, without the byte that says which kind it is */
+static const char *report_text(void)
+{
+	return report + (report[0] >= IS_PASS && report[0] <= IS_FAIL);
+}
+
 void leave_verdict(const char *verdict)
 {
 	snprintf(report, REPORT_SIZE, "%s", verdict ?: "");
@@ -85,8 +95,8 @@ const char *take_verdict(void)
 
 	if (report[0] == IS_SKIP)
 		ret = skip("%s", report + 1);
-	else if (report[0] == IS_FAIL)
-		ret = fail("%s", report + 1);
+	else if (report[0] && report[0] != IS_PASS)
+		ret = fail("%s", report_text());
 	report[0] = 0;
 	return ret;
 }
@@ -119,7 +129,7 @@ static void run_process(const char *(*run)(size_t cell), size_t cell)
 		/* What is not printed yet is for our parent to print. */
 		__fpurge(stdout);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		leave_verdict(run(cell) ?: "P");
+		leave_verdict(run(cell) ?: (char []){ IS_PASS, 0 });
 		/* What is left is undone by exit(): worth testing as well. */
 		_exit(0);
 	}
@@ -140,8 +150,7 @@ static void run_control(const struct cells *cells, size_t cell)
 		return;
 	run_process(cells->control, cell);
 	ksft_print_msg("the same with nothing held by the device: %s\n",
-		       report[0] == IS_FAIL || report[0] == IS_SKIP ?
-		       report + 1 : "all is well");
+		       report[0] == IS_PASS ? "all is well" : report_text());
 }
 
 static void run_one(const struct cells *cells, size_t cell)
@@ -152,14 +161,14 @@ static void run_one(const struct cells *cells, size_t cell)
 	mark_kernel_log(name);
 	run_process(cells->run, cell);
 
-	if (report[0] == IS_SKIP) {
-		ksft_test_result_skip("%s # SKIP %s\n", name, report + 1);
-	} else if (report[0] == IS_FAIL) {
-		ksft_print_msg("%s\n", report + 1);
+	if (report[0] == IS_PASS) {
+		ksft_test_result_pass("%s\n", name);
+	} else if (report[0] == IS_SKIP) {
+		ksft_test_result_skip("%s # SKIP %s\n", name, report_text());
+	} else {
+		ksft_print_msg("%s\n", report_text());
 		run_control(cells, cell);
 		ksft_test_result_fail("%s\n", name);
-	} else {
-		ksft_test_result_pass("%s\n", name);
 	}
 }
 

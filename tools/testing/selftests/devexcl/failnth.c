@@ -889,8 +889,8 @@ static const char *check_object(struct try *try)
 			return fail("page %u of the object has %d references",
 				    page, is.refcount);
 		if (try->map.p && try->call->object.map)
-			TRY(check_kind(&try->ap, &try->map, page,
-				       DEVEXCL_ENTRY_PRESENT));
+			TRY(claim(check_kind(&try->ap, &try->map, page,
+					     DEVEXCL_ENTRY_PRESENT)));
 		if (object_load(&try->obj, page) != page ||
 		    (try->map.p && READ_MEM(word_of(&try->map, page)) != page))
 			return fail("page %u of the object has lost its data",
