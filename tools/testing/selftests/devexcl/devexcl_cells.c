@@ -19,11 +19,9 @@
  * The first byte of a verdict says which kind it is. Text without such a byte, as
  * others tell what is wrong, is a failure.
  */
-#define IS_PASS		'\001'
-#define IS_SKIP		'\002'
-#define IS_FAIL		'\003'
+enum kind_of_verdict { IS_PASS = 1, IS_SKIP, IS_FAIL };
 
-static const char *say(char kind, const char *fmt, va_list args)
+static const char *say(enum kind_of_verdict kind, const char *fmt, va_list args)
 {
 	static char text[400];
 
