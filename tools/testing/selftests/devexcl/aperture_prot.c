@@ -1187,6 +1187,7 @@ TEST_F(prot, private_copy)
 		if (!can_be_private(row))
 			continue;
 		ASSERT_EQ(0, object_store(&self->obj, 1, 77));
+		WRITE_MEM(word_of(&self->mem, 2) - 1, 78);
 		mem_unmap(&self->mem);
 		ASSERT_EQ(0, object_map(&self->obj, &self->mem, RW,
 					MAP_PRIVATE));
@@ -1194,6 +1195,7 @@ TEST_F(prot, private_copy)
 		expect_claim(check_chosen(self, row, 1));
 		WRITE_MEM(word_of(&self->mem, 1) + 1, 5);
 		expect_word(&self->mem, 1, 77);
+		ASSERT_EQ(78, READ_MEM(word_of(&self->mem, 2) - 1));
 		expect_flags(&self->ap, &self->mem, 1,
 			     DEVEXCL_ENTRY_ANON | DEVEXCL_ENTRY_SPECIAL |
 			     DEVEXCL_ENTRY_WRITE,
