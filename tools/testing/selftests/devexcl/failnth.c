@@ -1124,35 +1124,45 @@ static const char *try_in_child(const struct call *call, enum source source,
 	return take_verdict();
 }
 
+static const char *try_nth(const struct call *call, enum source source,
+			   unsigned int nth, enum outcome *outcome)
+{
+	const char *verdict = call->fresh ?
+			      try_in_child(call, source, nth, outcome) :
+			      try_and_end(call, source, nth, outcome);
+
+	if (verdict)
+		printf("# when failure no. %u was tried\n", nth);
+	return verdict;
+}
+
+/* How many things may have come earlier, the last time */
+#define STOCK	3
+
 /*
  * The 1st, the 2nd, ... thing fails, until there is none.
  *
  * Allocators fill their stocks now and then, which may fail and does no harm,
  * but moves the number of what comes after it. So a failure that was borne is
- * tried again.
+ * tried again; and in the end the last few are, since what comes last of all may
+ * have the number of one of these as long as no stock is filled.
  */
 static const char *sweep(const struct call *call, enum source source)
 {
 	enum outcome outcome = FAILED;
-	unsigned int nth, again;
+	unsigned int nth, again, end;
 
 	for (nth = 1; outcome != DONE; nth++) {
-		const char *verdict = NULL;
-
 		if (nth == MAX_NTH)
 			return fail("there is no end of things that fail");
 		outcome = BORNE;
-		for (again = 0; again < 3 && outcome == BORNE; again++) {
-			verdict = call->fresh ?
-				  try_in_child(call, source, nth, &outcome) :
-				  try_and_end(call, source, nth, &outcome);
-			if (verdict) {
-				printf("# when failure no. %u was tried\n", nth);
-				return verdict;
-			}
-		}
+		for (again = 0; again < 3 && outcome == BORNE; again++)
+			TRY(try_nth(call, source, nth, &outcome));
 	}
-	printf("# %u failures\n", nth - 2);
+	end = nth - 1;
+	for (nth = end > STOCK ? end - STOCK : 1; nth < end; nth++)
+		TRY(try_nth(call, source, nth, &outcome));
+	printf("# %u failures\n", end - 1);
 	return NULL;
 }
 
